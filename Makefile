@@ -1,0 +1,49 @@
+# make demo     train, evaluate and draw a VAE on 8x8 digits into runs/demo (a minute or two)
+# make test     the tests          make test-slow   the ones that take minutes
+# make lint     ruff and pyright   make clean       remove .venv, runs and caches
+#
+# The first target makes .venv. It needs Python 3.11 or newer and a package index:
+#   make PYTHON=python3.12 test
+#   make TORCH_INDEX=https://download.pytorch.org/whl/cpu test    torch without CUDA, gigabytes less
+#   make PIP_OPTIONS="--proxy http://proxy:3128" test
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+TORCH_INDEX ?=
+BIN := .venv/bin
+export MPLBACKEND := Agg
+
+.PHONY: help .venv demo test test-slow lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+.venv: .venv/installed
+
+# torch alone and first, so that TORCH_INDEX serves torch and nothing else
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "pyrogen needs Python 3.11 or newer; try make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install $(PIP_OPTIONS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(BIN)/pip install $(PIP_OPTIONS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/pyrogen run models/vae/digits.toml --out runs/demo --overwrite
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+# pytest answers 5 when nothing is marked slow
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv runs dist build .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

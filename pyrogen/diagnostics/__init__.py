@@ -1,0 +1,23 @@
+"""Diagnose: results as ArviZ data, Pareto k-hat, plots.
+
+The only room that knows ArviZ and matplotlib; both are imported when a function first needs them.
+"""
+
+from pyrogen.diagnostics.draws import Draws, draws_of
+from pyrogen.diagnostics.khat import khat, khat_threshold
+from pyrogen.diagnostics.plots import curves, image_grid, latent_map, reconstructions
+from pyrogen.diagnostics.request import Request
+from pyrogen.diagnostics.to_arviz import to_arviz
+
+__all__ = [
+    "Draws",
+    "Request",
+    "curves",
+    "draws_of",
+    "image_grid",
+    "khat",
+    "khat_threshold",
+    "latent_map",
+    "reconstructions",
+    "to_arviz",
+]

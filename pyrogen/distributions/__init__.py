@@ -1,0 +1,18 @@
+"""Distributions that Pyro lacks or has with a flaw, and KL divergences in closed form.
+
+Importing this package registers two pairs with `torch.distributions.kl_divergence`, see `kl`.
+"""
+
+from pyrogen.distributions.discretized import DiscretizedLogistic
+from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
+from pyrogen.distributions.levels import LevelCategorical, Levels
+from pyrogen.distributions.logistic import Logistic
+
+__all__ = [
+    "DiscretizedLogistic",
+    "LevelCategorical",
+    "Levels",
+    "Logistic",
+    "closed_form_kl",
+    "kl_per_dimension",
+]

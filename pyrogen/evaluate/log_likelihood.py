@@ -1,0 +1,188 @@
+"""Held-out log-likelihood: exact where there is a formula, else a lower bound, and which of the two it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrogen.errors import ModelError, SettingsError
+from pyrogen.inference.programs import Programs
+from pyrogen.inference.terms import run
+from pyrogen.models.contracts import Explicit
+
+Method = Literal["exact", "iwae", "elbo"]
+Kind = Literal["exact", "lower bound"]
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """log p(x) of rows, in nats.
+
+    stderr is the standard error of `mean` as an estimate for the population the rows are from;
+    mc_stderr that of `mean` under new Monte-Carlo noise on the same rows.
+    """
+
+    rows: Tensor = field(repr=False)  # (N,)
+    mean: float
+    stderr: float
+    mc_stderr: float
+    kind: Kind
+    method: Method
+    n: int
+    particles: int
+    seed: int
+    ess: Tensor | None = field(default=None, repr=False)  # (N,), effective number of the particles
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % for the mean over the population, both errors combined (for a lower bound: of the bound)."""
+        half = 1.96 * math.hypot(self.stderr, self.mc_stderr)
+        return (self.mean - half, self.mean + half)
+
+    def summary(self) -> dict[str, Any]:
+        """What a result file records."""
+        low, high = self.interval
+        out: dict[str, Any] = {
+            "kind": self.kind,
+            "method": self.method,
+            "mean": self.mean,
+            "stderr": self.stderr,
+            "mc_stderr": self.mc_stderr,
+            "interval": [low, high],
+            "n": self.n,
+            "particles": self.particles,
+            "seed": self.seed,
+            "unit": "nats per row",
+        }
+        if self.ess is not None:
+            out |= {"ess_median": float(self.ess.median()), "ess_min": float(self.ess.min())}
+        return out
+
+    def __str__(self) -> str:
+        sign = "=" if self.kind == "exact" else ">="
+        return (
+            f"log p(x) {sign} {self.mean:.2f} +- {self.stderr:.2f} nats per row "
+            f"({self.kind}, {self.method}, {self.n} rows, Monte-Carlo error {self.mc_stderr:.3f})"
+        )
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: Any,
+    x: Tensor,
+    *,
+    guide: Any | None = None,
+    method: Method = "iwae",
+    particles: int = 500,
+    seed: int = 0,
+    chunk: int = 10_000,
+) -> LogLikelihood:
+    """log p(x) per row under a trained model.
+
+        exact   log p(x_n), of an Explicit model
+        iwae    log 1/K sum_k p(x_n, z_k) / q(z_k | x_n),  z_k ~ q: a lower bound in expectation, tight as K grows
+        elbo    1/K sum_k log p(x_n, z_k) / q(z_k | x_n): the looser bound that training maximises
+
+    Args:
+        model: a Pair, or a Pyro model whose latents are all local to the rows, with its `guide`.
+        x: rows, (N, D).
+        particles: K.
+        seed: of the particles; the global random state is left as it was.
+        chunk: rows times particles in memory at a time.
+
+    Raises:
+        SettingsError: an unknown method, particles below 1, or "exact" for a model that is not Explicit.
+        ModelError: the model has global latents, so that rows have no likelihood of their own.
+    """
+    if method not in ("exact", "iwae", "elbo"):
+        raise SettingsError(got=f"method {method!r}", need="'exact', 'iwae' or 'elbo'", fix="method='iwae'")
+    if particles < 1 or chunk < 1:
+        raise SettingsError(got=f"particles={particles}, chunk={chunk}", need="both at least 1", fix="particles=500")
+    if method == "exact":
+        return _exact(model, x, chunk)
+    programs = Programs.of(model, guide)
+    programs.check(x)
+    modes = [(module, module.training) for module in programs.modules]
+    programs.train(False)
+    x = x.to(_device(programs.modules, x))
+    try:
+        with pyro.validation_enabled(False), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            rows_at_once = max(1, chunk // particles)
+            nesting = programs.nesting(x[:2], x.shape[0])
+            log_w = [_log_w(programs, batch, particles, nesting, chunk) for batch in x.split(rows_at_once)]
+            parts = [_per_row(w, method) for w in log_w]
+    finally:
+        for module, training in modes:
+            module.train(training)
+    rows, errors, ess = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    n = rows.shape[0]
+    return LogLikelihood(
+        rows=rows,
+        mean=float(rows.mean()),
+        stderr=_stderr(rows),
+        mc_stderr=float(errors.pow(2).sum().sqrt()) / n,
+        kind="lower bound",
+        method=method,
+        n=n,
+        particles=particles,
+        seed=seed,
+        ess=ess,
+    )
+
+
+def _exact(model: Any, x: Tensor, chunk: int) -> LogLikelihood:
+    if not isinstance(model, Explicit):
+        raise SettingsError(
+            got=f"method='exact' for {type(model).__name__}", need="a model with an exact log_prob", fix="method='iwae'"
+        )
+    model.check(x)
+    x = x.to(_device([model], x))
+    rows = torch.cat([model.log_prob(batch) for batch in x.split(chunk)]).double().cpu()
+    return LogLikelihood(rows, float(rows.mean()), _stderr(rows), 0.0, "exact", "exact", rows.shape[0], 0, 0)
+
+
+def _log_w(programs: Programs, x: Tensor, particles: int, nesting: int, chunk: int) -> Tensor:
+    """(K, N) log-weights in float64, in as many passes as `chunk` allows."""
+    at_once = min(particles, max(1, chunk // x.shape[0]))
+    out = []
+    for start in range(0, particles, at_once):
+        k = min(at_once, particles - start)
+        terms = run(programs.model, programs.guide, *programs.args(x, x.shape[0]), particles=k, nesting=nesting)
+        if terms.global_latents or terms.n_rows != x.shape[0]:
+            raise ModelError(
+                got=f"{len(terms.global_latents)} global latent sites and {terms.n_rows} rows for {x.shape[0]} data",
+                need="latents that are all local to a plate over the rows",
+                fix="the ELBO objective, which bounds the evidence of the whole data set",
+            )
+        out.append(terms.log_w.double())
+    return torch.cat(out)
+
+
+def _per_row(log_w: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:
+    """The bound of each row, its Monte-Carlo standard error and effective sample size."""
+    k = log_w.shape[0]
+    w = log_w.softmax(0)
+    ess = 1 / w.pow(2).sum(0)
+    if method == "elbo":
+        spread = log_w.std(0) if k > 1 else torch.full_like(ess, math.nan)
+        return log_w.mean(0), spread / math.sqrt(k), ess
+    # delta method: the relative standard error of the mean weight, var(w) / mean(w)^2 / K
+    relative = (k * w).var(0) / k if k > 1 else torch.full_like(ess, math.nan)
+    return log_w.logsumexp(0) - math.log(k), relative.sqrt(), ess
+
+
+def _stderr(rows: Tensor) -> float:
+    return float(rows.std() / math.sqrt(len(rows))) if len(rows) > 1 else math.nan
+
+
+def _device(modules: list[nn.Module], x: Tensor) -> torch.device:
+    for module in modules:
+        for parameter in module.parameters():
+            return parameter.device
+    return x.device

@@ -1,0 +1,248 @@
+"""Bounds on log p(x), each a few lines on the terms of one run of guide and model.
+
+A call returns a loss to differentiate and the bound itself, always the true one in nats per row:
+whatever weighs or clips the KL in the loss does not touch the number that is reported.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyrogen.errors import ModelError, SettingsError
+from pyrogen.inference.schedules import Schedule, at
+from pyrogen.inference.terms import Latent, Terms, run
+
+
+class Value(NamedTuple):
+    loss: Tensor  # (), its gradient is minus the estimated gradient of the (weighted) bound per row
+    bound: Tensor  # (), nats per row, detached
+
+
+class Objective(ABC):
+    """A bound: K particles, a way to take the gradient, a value."""
+
+    particles: int
+    stops_guide: bool = False
+
+    def __call__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *args: Any,
+        step: int = 0,
+        nesting: int | None = None,
+    ) -> Value:
+        """Run both programs and form the bound.
+
+        Args:
+            step: where the schedules are.
+            nesting: depth of the programs' plates; traced when None and more than one particle is asked for.
+        """
+        terms = run(
+            model, guide, *args, particles=self.particles, nesting=nesting, stop_guide=self.stops_guide
+        )
+        if self.stops_guide:
+            _refuse_score(terms, type(self).__name__)
+        return self.value(terms, step)
+
+    @abstractmethod
+    def value(self, terms: Terms, step: int) -> Value: ...
+
+
+@dataclass(frozen=True)
+class ELBO(Objective):
+    """E_q[log p(x | z)] - KL(q(z | x) || p(z)), with the KL in closed form where there is one.
+
+    loss = -1/N sum_n [ 1/K sum_k log p(x_n | z_kn) - beta KL_n ], global sites divided by the size of the data.
+    Sites without a reparameterisation use the score function, with the mean of the other particles as
+    baseline when K > 1.
+
+    Args:
+        particles: K.
+        beta: weight of the KL in the loss, a number or a schedule such as Warmup(1000).
+        free_bits: the KL of each latent dimension, averaged over the batch, counts in the loss for at least
+            this many nats (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
+        gradient: "auto", or "stl" for the path derivative alone, whose variance is zero at q = p(z | x)
+            (Roeder et al. 2017, arXiv:1703.09194).
+    """
+
+    particles: int = 1
+    beta: float | Schedule = 1.0
+    free_bits: float = 0.0
+    gradient: Literal["auto", "stl"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_particles(self.particles)
+        _check_choice("ELBO", self.gradient, ("auto", "stl"))
+
+    @property
+    def stops_guide(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.gradient == "stl"
+
+    def value(self, terms: Terms, step: int) -> Value:
+        kls = {name: self._kl(site) for name, site in terms.latents.items()}
+        beta = at(self.beta, step)
+        weighted_kl = {name: beta * terms.latents[name].scale * kl.sum(-1) for name, kl in kls.items()}
+        local, overall = _split(terms, terms.weighted_likelihood, weighted_kl)
+        loss = -(local.mean() + overall.mean() / terms.size) - _score(terms, local, overall)
+        if self.free_bits:
+            loss = loss + sum(
+                beta * terms.latents[name].scale * (floor - kl.mean((0, 1)).sum()) / (terms.size if terms.latents[name].is_global else 1)
+                for name, kl in kls.items()
+                for floor in [kl.mean((0, 1)).clamp(min=self.free_bits).sum()]
+            )
+        true_local, true_overall = _split(terms, terms.log_likelihood, {n: kl.sum(-1) for n, kl in kls.items()})
+        return Value(loss, (true_local.mean() + true_overall.mean() / terms.size).detach())
+
+    def _kl(self, site: Latent) -> Tensor:
+        """(K, N, D), in closed form or as the sampled log q - log p."""
+        if self.free_bits and not site.reparameterized and site.kl is None:
+            raise ModelError(
+                got="free bits on a site without closed-form KL and without reparameterisation",
+                need="either of the two",
+                fix="free_bits=0",
+            )
+        if site.kl is not None and not self.stops_guide:
+            return site.kl
+        return (site.log_q - site.log_p).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class IWAE(Objective):
+    """The importance-weighted bound E[log 1/K sum_k p(x, z_k) / q(z_k | x)], formed per row.
+
+    Sites without a reparameterisation use VIMCO's leave-one-out signals (Mnih and Rezende 2016,
+    arXiv:1602.06725). A program with global sites gets one weight for the whole data set.
+
+    Source: Burda et al. 2015, arXiv:1509.00519.
+
+    Args:
+        particles: K.
+        beta: weight of log q - log p in the loss, a number or a schedule; the bound is reported at 1.
+        gradient: "auto", or "dreg" for the doubly reparameterized one, unbiased, with a signal-to-noise
+            ratio that does not fall with K (Tucker et al. 2018, arXiv:1810.04152).
+    """
+
+    particles: int = 5
+    beta: float | Schedule = 1.0
+    gradient: Literal["auto", "dreg"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_particles(self.particles)
+        _check_choice("IWAE", self.gradient, ("auto", "dreg"))
+
+    @property
+    def stops_guide(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.gradient == "dreg"
+
+    def value(self, terms: Terms, step: int) -> Value:
+        beta = at(self.beta, step)
+        kls = {name: site.log_q - site.log_p for name, site in terms.latents.items()}
+        weighted = {name: beta * terms.latents[name].scale * kl for name, kl in kls.items()}
+        log_w = _one_weight(terms, *_split(terms, terms.weighted_likelihood, weighted))
+        per_row = log_w.shape[1] / terms.size * terms.scale if not terms.global_latents else 1 / terms.size
+        rows = log_w.logsumexp(0) - math.log(self.particles)
+        if self.stops_guide:
+            w = log_w.softmax(0).detach()
+            self._hook(terms, w)
+            loss = -(w * log_w).sum(0).mean() * per_row
+        else:
+            loss = -(rows.mean() + _vimco(terms, log_w.detach(), rows.detach())) * per_row
+        true_log_w = _one_weight(terms, *_split(terms, terms.log_likelihood, kls))
+        bound = (true_log_w.logsumexp(0) - math.log(self.particles)).mean() * per_row
+        return Value(loss, bound.detach())
+
+    def _hook(self, terms: Terms, w: Tensor) -> None:
+        """Multiply what flows back through each z by its weight once more: w^2 on the path."""
+        for name, z in terms.entering.items():
+            site = terms.latents[name]
+            factor = terms.layout.spread(w, z, site.event_dim, site.is_global)
+            z.register_hook(factor.mul)
+
+
+def _split(terms: Terms, likelihood: Tensor, kls: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """likelihood minus the local KLs, (K, N), and minus the global KLs, (K,)."""
+    local, overall = likelihood, likelihood.new_zeros(terms.particles)
+    for name, kl in kls.items():
+        if terms.latents[name].is_global:
+            overall = overall - kl.squeeze(1)
+        else:
+            local = local - kl
+    return local, overall
+
+
+def _one_weight(terms: Terms, local: Tensor, overall: Tensor) -> Tensor:
+    """The log-weights to average: (K, N) per row, or (K, 1) for everything when sites are global."""
+    if not terms.global_latents:
+        return local
+    if terms.scale != 1:
+        raise ModelError(
+            got=f"an importance-weighted bound on a minibatch of {terms.n_rows} of {terms.size} rows, with global latents",
+            need="all rows, since a weight of global latents does not split over rows",
+            fix="ELBO() for minibatches, or the whole data set as one batch",
+        )
+    return (local.sum(1) + overall).unsqueeze(1)
+
+
+def _score(terms: Terms, local: Tensor, overall: Tensor) -> Tensor:
+    """Score-function part of the gradient per row, with leave-one-out baselines."""
+    total = local.new_zeros(())
+    k = terms.particles
+    for site in terms.latents.values():
+        if site.reparameterized:
+            continue
+        if site.is_global:
+            signal = (local.mean(1, keepdim=True) + overall[:, None] / terms.size).detach()
+        else:
+            signal = local.detach()
+        baseline = (signal.sum(0) - signal) / (k - 1) if k > 1 else 0.0
+        total = total + ((signal - baseline) * site.log_q).mean()
+    return total - total.detach()
+
+
+def _vimco(terms: Terms, log_w: Tensor, rows: Tensor) -> Tensor:
+    """sum_k (L - L without particle k) log q_k over the sites that need a score, averaged over rows."""
+    sites = [site for site in terms.latents.values() if not site.reparameterized]
+    total = rows.new_zeros(())
+    if not sites:
+        return total
+    k = terms.particles
+    if k == 1:
+        signal = log_w
+    else:
+        others = (log_w.sum(0) - log_w) / (k - 1)
+        replaced = torch.where(torch.eye(k, dtype=torch.bool, device=log_w.device)[..., None], others, log_w)
+        signal = rows - (replaced.logsumexp(1) - math.log(k))
+    for site in sites:
+        log_q = site.log_q if log_w.shape[1] == site.log_q.shape[1] else site.log_q.sum(1, keepdim=True)
+        total = total + (signal * log_q).sum(0).mean()
+    return total - total.detach()
+
+
+def _refuse_score(terms: Terms, objective: str) -> None:
+    for name, site in terms.latents.items():
+        if not site.reparameterized:
+            raise ModelError(
+                got=f"{objective} by the path derivative with site {name!r}, which has no rsample",
+                need="reparameterized latent sites",
+                fix='gradient="auto", which uses the score function there',
+            )
+
+
+def _check_particles(particles: int) -> None:
+    if particles < 1:
+        raise SettingsError(got=f"particles = {particles}", need="at least 1", fix="particles=1")
+
+
+def _check_choice(objective: str, gradient: str, known: tuple[str, ...]) -> None:
+    if gradient not in known:
+        raise SettingsError(
+            got=f"{objective} with gradient = {gradient!r}", need=f"one of {known}", fix=f'gradient="{known[0]}"'
+        )

@@ -1,0 +1,121 @@
+"""A model and a guide from the user, made ready to train: checked, on a device, with their parameters known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyrogen.errors import DtypeError, ModelError, NonFiniteError, SettingsError, ShapeError, SupportError
+from pyrogen.inference.objectives import Objective
+from pyrogen.inference.terms import plate_nesting, run
+from pyrogen.models.contracts import Pair
+
+
+@dataclass
+class Programs:
+    """Two Pyro programs and how to call them: a Pair's are called with (x, size), others with (x,)."""
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    pair: Pair | None
+
+    @classmethod
+    def of(cls, model: Any, guide: Any | None = None) -> Programs:
+        """Take a Pair, or a model and a guide.
+
+        Raises:
+            SettingsError: a Pair with another guide, or a program without one.
+        """
+        if isinstance(model, Pair):
+            if guide is not None:
+                return cls(model.model, guide, model)
+            return cls(model.model, model.guide, model)
+        if guide is None or not callable(model):
+            raise SettingsError(
+                got=f"model {type(model).__name__} and guide {type(guide).__name__}",
+                need="a Pair such as VAE(...), or a Pyro model and its guide",
+                fix="fit(model, data, guide=AutoNormal(model))",
+            )
+        return cls(model, guide, None)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        found = [self.pair, self.model, self.guide]
+        return [module for module in found if isinstance(module, nn.Module)]
+
+    def args(self, x: Tensor, size: int) -> tuple[Any, ...]:
+        return (x, size) if self.pair is not None and self.guide == self.pair.guide else (x,)
+
+    def check(self, x: Tensor) -> None:
+        """Refuse bad data before any work: by the Pair's own check, else empty, integer or non-finite rows."""
+        if self.pair is not None:
+            return self.pair.check(x)
+        if not isinstance(x, Tensor) or x.dim() < 1 or x.shape[0] == 0:
+            raise ShapeError(got=f"data {_describe(x)}", need="a tensor with at least one row", fix="x of shape (N, D)")
+        if not x.is_floating_point():
+            raise DtypeError(got=f"data of {x.dtype}", need="floating point", fix="x.float()")
+        if not bool(x.isfinite().all()):
+            bad = int((~x.isfinite()).sum())
+            raise SupportError(got=f"{bad} entries that are NaN or infinite", need="finite data", fix="x[x.isfinite()]")
+
+    def to(self, device: torch.device) -> None:
+        for module in self.modules:
+            module.to(device)
+
+    def train(self, mode: bool) -> None:
+        for module in self.modules:
+            module.train(mode)
+
+    def nesting(self, x: Tensor, size: int) -> int:
+        if self.pair is not None:
+            return self.pair.plate_nesting
+        return plate_nesting(self.model, self.guide, *self.args(x, size))
+
+    def rehearse(self, x: Tensor, size: int, objective: Objective, nesting: int) -> None:
+        """One step without consequences and with Pyro's validation on, so that what is wrong shows now."""
+        with torch.no_grad(), pyro.validation_enabled(True), torch.random.fork_rng():
+            terms = run(self.model, self.guide, *self.args(x, size))
+        if terms.global_latents and terms.size != size:
+            raise ModelError(
+                got=f"a plate over {terms.size} rows in a model with global latents, trained on minibatches of {size}",
+                need="terms scaled to the whole data set",
+                fix=f"pyro.plate(name, {size}, subsample=torch.arange(len(x))), or batch_size={size}",
+            )
+        with pyro.validation_enabled(False), torch.random.fork_rng():
+            bound = objective(self.model, self.guide, *self.args(x, size), nesting=nesting).bound
+        if not bool(bound.isfinite()):
+            raise NonFiniteError(
+                got=f"a bound of {float(bound)} before the first step",
+                need="a finite one",
+                fix="data on the model's scale, or another initialisation",
+            )
+
+    def parameters(self, x: Tensor, size: int) -> dict[str, Tensor]:
+        """What can be trained, by name: every leaf that the two programs or their modules own."""
+        with torch.no_grad(), torch.random.fork_rng():
+            guide_trace = poutine.trace(self.guide).get_trace(*self.args(x, size))
+            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*self.args(x, size))
+        found: dict[int, tuple[str, Tensor]] = {}
+        for module in self.modules:
+            for name, parameter in module.named_parameters():
+                found.setdefault(id(parameter), (name, parameter))
+        for trace in (guide_trace, model_trace):
+            for name, site in trace.nodes.items():
+                if site["type"] == "param":
+                    value = site["value"]
+                    leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
+                    found.setdefault(id(leaf), (name, leaf))
+        trainable = {name: leaf for name, leaf in found.values() if leaf.requires_grad and leaf.is_leaf}
+        if not trainable:
+            raise ModelError(got="programs without parameters", need="something to train", fix="a guide with pyro.param")
+        return dict(sorted(trainable.items()))
+
+
+def _describe(x: Any) -> str:
+    return f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

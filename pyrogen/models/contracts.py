@@ -1,0 +1,144 @@
+"""What a model promises, and what it gets for the promise.
+
+`Pair`: two Pyro programs. Gets SVI, every bound, importance-sampled log p(x), predictive draws, ArviZ.
+`Explicit`: an exact density. Gets maximum likelihood, exact log p(x), normalisation and sampler tests.
+`Energy`: an unnormalised density over two sides. Gets block Gibbs, annealed importance sampling, enumeration.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrogen.errors import SettingsError
+from pyrogen.ops.checks import check_rows
+
+_serial = itertools.count(1)
+
+
+class Model(nn.Module):
+    """A module with data of a known width and support, and a name of its own in Pyro's parameter store.
+
+    Pyro keeps one global store: of two modules registered under one name, the second silently never
+    trains. So every instance is numbered, a deep copy and an unpickled one too.
+
+    Args:
+        width: D, the number of entries of a row.
+        support: what an entry may be; one of the words that `pyrogen.ops.checks.check_rows` knows.
+    """
+
+    recipe: ClassVar[str] = ""
+    """The name under which recipes and the command line build this model; empty if they cannot."""
+
+    def __init__(self, width: int, support: str) -> None:
+        super().__init__()
+        self.width, self.support = width, support
+        self.site_name = _fresh_name(type(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.site_name = _fresh_name(type(self))
+
+    def check(self, x: Tensor) -> None:
+        """Refuse data that this model has no probability for, in words. Called once per data set."""
+        check_rows(x, width=self.width, support=self.support)
+
+    @classmethod
+    def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
+        """Make the model that a recipe describes, for data of this width, picture shape and support."""
+        raise SettingsError(
+            got=f"{cls.__name__} in a recipe", need="a model that recipes can build", fix="constructing it in Python"
+        )
+
+    def prepare(self, train: Tensor) -> None:
+        """Start from the training rows where that helps, before the first step; by default, do nothing."""
+
+
+class Pair(Model, ABC):
+    """A Pyro model of rows and the guide of its latents, with one plate "rows" in both.
+
+    `model` and `guide` take the rows x, (N, D), and the size of the data set that they are a
+    minibatch of; every term inside the plate is then scaled by size / N.
+    """
+
+    plate_nesting: ClassVar[int] = 1
+
+    @abstractmethod
+    def model(self, x: Tensor, size: int | None = None) -> Tensor:
+        """The generative program: samples the latents, observes "x"."""
+
+    @abstractmethod
+    def guide(self, x: Tensor, size: int | None = None) -> Any:
+        """The variational program: samples the same latents given x."""
+
+    def rows(self, x: Tensor, size: int | None = None) -> pyro.plate:
+        """Register the parameters with Pyro and open the plate "rows"."""
+        # update_module_params: a store that was loaded from a file wins, so that what is stepped is what is used
+        pyro.module(self.site_name, self, update_module_params=True)
+        if size is None or size == x.shape[0]:
+            return pyro.plate("rows", x.shape[0])
+        return pyro.plate("rows", size, subsample=torch.arange(x.shape[0]))
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """n rows from the model's p(x), (n, D)."""
+        device = next(self.parameters()).device
+        blank = torch.zeros(n, self.width, device=device)
+        return pyro.poutine.block(pyro.poutine.uncondition(self.model))(blank)
+
+
+class Explicit(Model, ABC):
+    """A normalised density that can be evaluated and sampled exactly."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, (N, D) to (N,)."""
+
+    @abstractmethod
+    def sample(self, n: int) -> Tensor:
+        """n independent rows, (n, D)."""
+
+
+class Energy(Model, ABC):
+    """p(v, h) = exp(-energy(v, h)) / Z over visible v and hidden h, each independent given the other."""
+
+    @abstractmethod
+    def energy(self, v: Tensor, h: Tensor) -> Tensor:
+        """(..., V) and (..., H) to (...)."""
+
+    @abstractmethod
+    def free_energy(self, v: Tensor) -> Tensor:
+        """-log sum_h exp(-energy(v, h)), (..., V) to (...)."""
+
+    @abstractmethod
+    def hidden_given(self, v: Tensor) -> pyro.distributions.TorchDistribution:
+        """p(h | v), batch (...,), event (H,)."""
+
+    @abstractmethod
+    def visible_given(self, h: Tensor) -> pyro.distributions.TorchDistribution:
+        """p(v | h), batch (...,), event (V,)."""
+
+
+def refuse_unknown(model: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raise a SettingsError that names the nearest known setting for the first unknown one."""
+    from difflib import get_close_matches
+
+    for key in settings:
+        if key not in known:
+            near = get_close_matches(key, known, n=1) or sorted(known)
+            raise SettingsError(
+                got=f"setting {key!r} for {model}", need=f"one of {sorted(known)}", fix=f"{near[0]!r}"
+            )
+
+
+def _fresh_name(cls: type) -> str:
+    return f"{cls.__name__}-{next(_serial)}"
+
+
+__all__ = ["Energy", "Explicit", "Model", "Pair"]

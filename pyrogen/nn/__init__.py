@@ -1,0 +1,7 @@
+"""Networks with no probability in them. Everything maps (batch, in) to (batch, out): rows stay flat."""
+
+from pyrogen.nn.batched import batched
+from pyrogen.nn.conv import ConvDecoder, ConvEncoder
+from pyrogen.nn.mlp import MLP
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "batched"]

@@ -1,0 +1,17 @@
+"""Call a network that knows one batch dimension on a tensor that has several."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def batched(network: nn.Module, x: Tensor) -> Tensor:
+    """Apply `network`, which maps (batch, ...) to (batch, out), to x of shape (*leading, in).
+
+    Particles add dimensions on the left; convolutions and batch norms accept exactly one. All
+    leading dimensions become one for the call and come back afterwards: (*leading, out).
+    """
+    if x.dim() == 2:
+        return network(x)
+    out = network(x.reshape(-1, x.shape[-1]))
+    return out.reshape(*x.shape[:-1], *out.shape[1:])

@@ -1,0 +1,144 @@
+"""Checks of what comes in: once per data set, in words, and also under `python -O`."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pyrogen.errors import DeviceError, DtypeError, SettingsError, ShapeError, SupportError
+
+Support = Literal["binary", "unit", "grey256", "real"]
+
+_NEED = {
+    "binary": "every entry 0 or 1",
+    "unit": "every entry in [0, 1]",
+    "grey256": "every entry k/255 with k in 0..255",
+    "real": "finite entries",
+}
+
+
+def check_rows(x: Tensor, *, width: int, support: Support, name: str = "x") -> None:
+    """Raises unless x is rows that a model over `width` variables can score.
+
+        binary    x_d in {0, 1}
+        unit      x_d in [0, 1]
+        grey256   x_d in {0, 1/255, ..., 1}, up to the rounding of float32
+        real      x_d finite
+
+    Shape: x is (N, width) with N >= 1, float32 or float64.
+
+    Args:
+        name: what the caller calls x; the message says it.
+
+    Raises:
+        DtypeError: if x is not a tensor, or neither float32 nor float64.
+        ShapeError: if x is not (N, width), or has no rows.
+        SupportError: if an entry is NaN, infinite or outside the support; says how many, and where the first one is.
+        SettingsError: if the support is none of the four.
+    """
+    if support not in _NEED:
+        raise SettingsError(got=f"support {support!r}", need=f"one of {get_args(Support)}", fix="'real'")
+    _check_dtype(x, name)
+    _check_shape(x, width, name)
+    _refuse(
+        ~x.isfinite(),
+        x,
+        need=f"finite entries in {name}",
+        fix="x[x.isfinite().all(-1)], or filling the gaps",
+        name=name,
+    )
+    if support != "real":
+        _refuse(
+            _outside(x, support), x, need=f"{_NEED[support]} in {name}", fix=_rescaling(x, support, name), name=name
+        )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device meant, with its index, where "auto" is the GPU if there is one and else the CPU.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:1", or a torch.device.
+
+    Raises:
+        DeviceError: if it is not there, or not a device.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        device = "cuda" if there else "cpu"
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(got=f"device {device!r}", need="'auto', 'cpu', 'cuda' or 'cuda:1'", fix="'auto'") from error
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type != "cuda":
+        raise DeviceError(got=f"device {str(found)!r}", need="'auto', 'cpu', 'cuda' or 'cuda:1'", fix="'auto'")
+    if not there:
+        raise DeviceError(
+            got=f"device {str(found)!r}",
+            need="a CUDA device that torch can use, and here is none",
+            fix="'cpu' or 'auto', or a torch built for CUDA",
+        )
+    index = torch.cuda.current_device() if found.index is None else found.index
+    if index >= there:
+        raise DeviceError(
+            got=f"device {str(found)!r}", need=f"an index below {there}, the CUDA devices here", fix="'cuda:0'"
+        )
+    return torch.device("cuda", index)
+
+
+def _check_dtype(x: Tensor, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise DtypeError(
+            got=f"{name} of type {type(x).__name__}",
+            need="a torch.Tensor",
+            fix=f"torch.as_tensor({name}, dtype=torch.float32)",
+        )
+    if x.dtype not in (torch.float32, torch.float64):
+        raise DtypeError(got=f"{name} of dtype {x.dtype}", need="torch.float32 or torch.float64", fix=f"{name}.float()")
+
+
+def _check_shape(x: Tensor, width: int, name: str) -> None:
+    got = f"{name} of shape {tuple(x.shape)}"
+    need = f"(N, {width}) with N >= 1"
+    if x.ndim >= 1 and x.shape[0] == 0:
+        raise ShapeError(got=f"{got}, without rows", need=need, fix="another split, or a wider selection")
+    if x.ndim == 1 and x.shape[0] == width:
+        raise ShapeError(got=got, need=need, fix=f"{name}.unsqueeze(0) for a single row")
+    if x.ndim > 2 and x[0].numel() == width:
+        raise ShapeError(got=got, need=need, fix=f"{name}.flatten(1)")
+    if x.ndim != 2 or x.shape[1] != width:
+        raise ShapeError(got=got, need=need, fix=f"a model of this width, or rows of {width} entries")
+
+
+def _outside(x: Tensor, support: Support) -> Tensor:
+    if support == "binary":
+        return (x != 0) & (x != 1)
+    outside = (x < 0) | (x > 1)
+    if support == "grey256":
+        k = x * 255
+        # 255 * float32(k / 255) is within 2e-5 of k; 1e-3 leaves room for values that were scaled another way
+        outside |= (k - k.round()).abs() > 1e-3
+    return outside
+
+
+def _rescaling(x: Tensor, support: Support, name: str) -> str:
+    low, high = x.min(), x.max()
+    if low >= 0 and 1 < high <= 255:
+        return f"dividing {name} by the largest possible value, such as 255"
+    if low < 0 or high > 1:
+        return f"{name}.clamp(0, 1), or a model of real values"
+    if support == "binary":
+        return f"({name} > 0.5).float(), or a model of grey values"
+    return f"({name} * 255).round() / 255"
+
+
+def _refuse(bad: Tensor, x: Tensor, *, need: str, fix: str, name: str) -> None:
+    if not bad.any():
+        return
+    # argmax: the first of the largest, without the index list that nonzero() makes
+    row, column = divmod(int(bad.flatten().byte().argmax()), x.shape[1])
+    first = f"{x[row, column].item():.6g} at row {row}, column {column} of {name}"
+    raise SupportError(got=f"{first} ({int(bad.sum())} such of {x.numel()} entries)", need=need, fix=fix)
