@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pyrogen.errors import DataError, ShapeError
-from pyrogen.ops.checks import Support
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,7 +33,7 @@ class Dataset:
     name: str
     splits: dict[str, Tensor]
     shape: tuple[int, int, int]
-    support: Support
+    support: str
     sha256: str
     labels: dict[str, Tensor] = field(default_factory=dict)
 

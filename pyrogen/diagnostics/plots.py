@@ -39,11 +39,9 @@ def image_grid(
         columns: pictures per line; about the square root of N by default.
     """
     pictures = _pictures(images, shape)
-    columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
-    lines = math.ceil(len(pictures) / columns)
-    figure, ax = _axes(ax, width=_side(columns), height=_side(lines))
-    _show(ax, _tile(pictures, columns))
-    ax.set_title(title)
+    canvas = _tile(pictures, min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures)))
+    figure, ax = _show(canvas, pictures.shape[2], title, ax, margin=0.1)
+    ax.set_axis_off()
     return figure
 
 
@@ -60,24 +58,19 @@ def reconstructions(
     above, below = _pictures(x, shape), _pictures(x_hat, shape)
     if above.shape != below.shape:
         raise ShapeError(got=f"{len(x)} rows and {len(x_hat)} reconstructions", need="as many", fix="x_hat[: len(x)]")
+    _, height, width, channels = above.shape
     columns = min(columns, len(above))
-    tiles = [
-        _tile(half[start : start + columns], columns)
-        for start in range(0, len(above), columns)
-        for half in (above, below)
-    ]
-    gap = max(1, tiles[0].shape[0] // 4)
-    lines: list[np.ndarray] = []
-    for i, tile in enumerate(tiles):
-        lines += [np.ones((gap, *tile.shape[1:]))] * (i > 0 and i % 2 == 0) + [tile]
-    figure, ax = _axes(ax, width=_side(columns) + 0.6, height=_side(len(tiles)))
-    _show(ax, np.concatenate(lines))
-    ax.set_title(title)
-    height = tiles[0].shape[0]
-    for pair in range(len(tiles) // 2):
-        top = pair * (2 * height + gap)
-        ax.text(-2, top + height / 2, "data", ha="right", va="center")
-        ax.text(-2, top + 1.5 * height, "model", ha="right", va="center")
+    starts = range(0, len(above), columns)
+    # reading order of pairs of lines: data 0 to 9, model 0 to 9, data 10 to 19, ...; blank where data ends
+    blank = np.ones((len(starts) * columns - len(above), height, width, channels))
+    halves = [np.concatenate([half, blank]).reshape(len(starts), columns, *half.shape[1:]) for half in (above, below)]
+    canvas = _tile(np.stack(halves, axis=1).reshape(-1, height, width, channels), columns)
+    figure, ax = _show(canvas, width, title, ax, margin=0.8)
+    step = height + _border(height)
+    ax.set_yticks([step * i + height / 2 for i in range(2 * len(starts))], ["data", "model"] * len(starts))
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return figure
 
 
@@ -121,13 +114,14 @@ def curves(history: Mapping[str, Sequence[float | None]], *, title: str = "", ax
         if len(y):
             ax.plot(x, y, color=colour, lw=1.5, label=name, marker="o" if len(y) < 3 else None)
             shown.append((x, y))
-        if len(y) and key == "valid":
+        if len(y) > 1 and key == "valid":
             best = int(np.argmax(y))
             ax.plot(x[best], y[best], "o", color=colour, label=f"best, {y[best]:.2f} at {time} {x[best]:g}")
     if not shown:
         raise ShapeError(got="a history without numbers", need="'train' or 'valid' against 'epoch'", fix="fit.history")
     _skip_the_first_rise(ax, shown)
     ax.set(xlabel=time, ylabel="bound (nats per row)", title=title)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(axis="y", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -144,11 +138,6 @@ def _axes(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _side(pictures: int) -> float:
-    """Inches for so many pictures side by side: no less than readable, no more than a page."""
-    return min(10.0, max(2.0, 0.6 * pictures))
-
-
 def _pictures(images: Tensor, shape: Sequence[int]) -> np.ndarray:
     """(N, D) to (N, H, W, C)."""
     images = torch.as_tensor(images).detach().cpu().float()
@@ -162,10 +151,14 @@ def _pictures(images: Tensor, shape: Sequence[int]) -> np.ndarray:
     return images.reshape(-1, channels, height, width).permute(0, 2, 3, 1).clamp(0, 1).numpy()
 
 
+def _border(height: int) -> int:
+    return max(1, height // 16)
+
+
 def _tile(pictures: np.ndarray, columns: int) -> np.ndarray:
     """(N, H, W, C) to one picture, with white lines between."""
     n, height, width, channels = pictures.shape
-    lines, border = math.ceil(n / columns), max(1, height // 16)
+    lines, border = math.ceil(n / columns), _border(height)
     canvas = np.ones((lines * (height + border) - border, columns * (width + border) - border, channels))
     for i, picture in enumerate(pictures):
         top, left = (i // columns) * (height + border), (i % columns) * (width + border)
@@ -173,10 +166,15 @@ def _tile(pictures: np.ndarray, columns: int) -> np.ndarray:
     return canvas
 
 
-def _show(ax: Axes, canvas: np.ndarray) -> None:
+def _show(canvas: np.ndarray, width: int, title: str, ax: Axes | None, margin: float) -> tuple[Figure, Axes]:
+    """The canvas on axes of its proportions, a picture in it 0.6 inch wide, within a page; margin in inches."""
+    wide, tall = 0.6 * canvas.shape[1] / width, 0.6 * canvas.shape[0] / width
+    fit = min(1.0, 10 / max(wide, tall)) * max(1.0, 2 / max(wide, tall))
+    figure, ax = _axes(ax, width=fit * wide + margin, height=fit * tall + (0.4 if title else 0.1))
     grey = canvas.shape[-1] == 1
     ax.imshow(canvas[..., 0] if grey else canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set_axis_off()
+    ax.set_title(title)
+    return figure, ax
 
 
 def _plane(codes: Tensor) -> tuple[np.ndarray, tuple[str, str]]:
@@ -204,8 +202,9 @@ def _classes(ax: Axes, points: np.ndarray, labels: np.ndarray, size: float) -> N
         of_class = points[labels == label]
         colour, marker = PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
         ax.scatter(*of_class.T, s=size, c=colour, marker=marker, alpha=0.7, linewidths=0, label=str(label))
-        halo = [withStroke(linewidth=3, foreground="white")]
-        ax.text(*np.median(of_class, axis=0), str(label), color=colour, weight="bold", path_effects=halo, zorder=3)
+        halo = [withStroke(linewidth=4, foreground="white")]
+        x, y = np.median(of_class, axis=0)
+        ax.text(x, y, str(label), ha="center", va="center", weight="bold", size=13, path_effects=halo, zorder=3)
     legend = ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=math.sqrt(36 / size))
     for handle in legend.legend_handles:
         if handle is not None:

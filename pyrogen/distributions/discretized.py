@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import constraints
@@ -42,7 +43,7 @@ class DiscretizedLogistic(OnLevels):
         bins: number of levels.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class DiscretizedLogistic(OnLevels):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> DiscretizedLogistic:
-        new = self._get_checked_instance(DiscretizedLogistic, _instance)
+        new: Any = self._get_checked_instance(DiscretizedLogistic, _instance)
         batch_shape = torch.Size(batch_shape)
         new.levels = self.levels
         new.loc = self.loc.expand(batch_shape)

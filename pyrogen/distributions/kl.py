@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
-from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import (
     ContinuousBernoulli,
@@ -88,8 +87,9 @@ def kl_per_dimension(q: Any, p: Any) -> Tensor | None:
     q, p = _masks_inside(q), _masks_inside(p)
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
-    q, p = _peel(q, 1), _peel(p, 1)
-    return None if q.event_shape or p.event_shape else _kl(q, p)
+    if not q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims == 1:
+        return None
+    return _kl(q.base_dist, p.base_dist)
 
 
 def _kl(q: Distribution, p: Distribution) -> Tensor | None:
@@ -111,11 +111,9 @@ def _unwrapped_kl(q: Distribution, p: Distribution) -> Tensor | None:
     if isinstance(q, Independent) and isinstance(p, Independent):
         n = min(q.reinterpreted_batch_ndims, p.reinterpreted_batch_ndims)
         kl = _kl(_peel(q, n), _peel(p, n))
-        return None if kl is None else sum_rightmost(kl, n)
-    own_formula = isinstance(q, _WITH_OWN_FORMULA) and isinstance(p, _WITH_OWN_FORMULA)
-    if isinstance(q, TransformedDistribution) and isinstance(p, TransformedDistribution) and not own_formula:
-        if q.transforms == p.transforms:
-            return _kl(q.base_dist, p.base_dist) if _shared_bijections(q, p) else None
+        return kl.sum(tuple(range(-n, 0))) if kl is not None and n else kl
+    if isinstance(q, TransformedDistribution) and isinstance(p, TransformedDistribution):
+        return _transformed_kl(q, p)
     return _torch_kl(q, p)
 
 
@@ -170,11 +168,15 @@ def _peel(d: Independent, n: int) -> Distribution:
     return Independent(d.base_dist, left) if left else d.base_dist
 
 
-def _shared_bijections(q: TransformedDistribution, p: TransformedDistribution) -> bool:
-    """Whether equal transforms may be dropped on both sides: log|det| cancels only for bijections."""
+def _transformed_kl(q: TransformedDistribution, p: TransformedDistribution) -> Tensor | None:
+    """Equal transforms drop out where log|det| cancels, that is for bijections."""
+    own_formula = isinstance(q, _WITH_OWN_FORMULA) and isinstance(p, _WITH_OWN_FORMULA)
+    if own_formula or q.transforms != p.transforms:
+        return _torch_kl(q, p)
     pairs = zip(q.transforms, p.transforms, strict=True)
-    same = all(a is b or not (_learnable(a) or _learnable(b)) for a, b in pairs)
-    return same and all(t.bijective for t in q.transforms) and q.base_dist.event_shape == p.base_dist.event_shape
+    shared = all(a is b or not (_learnable(a) or _learnable(b)) for a, b in pairs)
+    one_to_one = all(t.bijective for t in q.transforms) and q.base_dist.event_shape == p.base_dist.event_shape
+    return _kl(q.base_dist, p.base_dist) if shared and one_to_one else None
 
 
 def _learnable(transform: Transform) -> bool:

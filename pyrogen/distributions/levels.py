@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -79,7 +80,7 @@ class OnLevels(TorchDistribution):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All levels, lowest first: (bins,) + batch_shape, or (bins, 1, ..., 1) when expand is False."""
         values = self.levels.values(self._like).reshape((-1,) + (1,) * len(self.batch_shape))
-        return values.expand((-1,) + self.batch_shape) if expand else values
+        return values.expand((-1, *self.batch_shape)) if expand else values
 
 
 class LevelCategorical(OnLevels):
@@ -101,7 +102,7 @@ class LevelCategorical(OnLevels):
         ShapeError: if logits has no last dimension of two or more.
     """
 
-    arg_constraints = {"logits": constraints.real_vector}
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
 
     def __init__(self, logits: Tensor, *, validate_args: bool | None = None) -> None:
         if logits.dim() < 1 or logits.shape[-1] < 2:
@@ -115,10 +116,10 @@ class LevelCategorical(OnLevels):
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> LevelCategorical:
-        new = self._get_checked_instance(LevelCategorical, _instance)
+        new: Any = self._get_checked_instance(LevelCategorical, _instance)
         batch_shape = torch.Size(batch_shape)
         new.levels = self.levels
-        new.logits = self.logits.expand(batch_shape + (self.levels.bins,))
+        new.logits = self.logits.expand((*batch_shape, self.levels.bins))
         super(LevelCategorical, new).__init__(batch_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -150,7 +151,7 @@ class LevelCategorical(OnLevels):
         k = self.levels.index(value)
         shape = torch.broadcast_shapes(k.shape, self.batch_shape)
         index = k.nan_to_num(0.0).long().expand(shape).unsqueeze(-1)
-        logit = self.logits.expand(shape + (self.levels.bins,)).gather(-1, index).squeeze(-1)
+        logit = self.logits.expand((*shape, self.levels.bins)).gather(-1, index).squeeze(-1)
         # the normaliser apart: normalised logits would be a second tensor of that size
         log_prob = logit - self.logits.logsumexp(-1)
         return torch.where(k.isnan(), k, log_prob)

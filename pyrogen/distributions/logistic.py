@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -20,9 +21,9 @@ class Logistic(TorchDistribution):
         icdf(u)  = loc + scale log(u / (1 - u))
 
     Draws are icdf(u) with u uniform, so they carry gradients to loc and scale. A uniform source is free
-    to return exactly 0 (torch's float32 source does so once in 2^24 draws, and icdf(0) = -inf); here u
-    is kept half a spacing of that source away from 0 and from 1. Draws are finite, at most 17.4 scales
-    from loc in float32 and 37.5 in float64, and a bin of probability 2^-24 (2^-53) is where it was.
+    to return exactly 0 (torch's does so in float32 once in 2^24 draws, and icdf(0) = -inf); here a 0
+    becomes the middle of the cell that it stands for, and 1 the largest number below it. Draws are
+    finite: within 17.4 scales of loc in float32, 37.5 in float64.
 
     Shape: loc and scale broadcast to the batch shape; events are scalars.
     Source: Johnson, Kotz and Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 23.
@@ -32,7 +33,7 @@ class Logistic(TorchDistribution):
         scale: positive; the standard deviation is scale * pi / sqrt(3).
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
     support = constraints.real  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
@@ -41,7 +42,7 @@ class Logistic(TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> Logistic:
-        new = self._get_checked_instance(Logistic, _instance)
+        new: Any = self._get_checked_instance(Logistic, _instance)
         batch_shape = torch.Size(batch_shape)
         new.loc = self.loc.expand(batch_shape)
         new.scale = self.scale.expand(batch_shape)

@@ -1,5 +1,5 @@
 """Pure tensor functions: no parameters, no Pyro, no global state."""
 
-from pyrogen.ops.checks import Support, check_rows, resolve_device
+from pyrogen.ops.checks import check_rows, levels_of, resolve_device
 
-__all__ = ["Support", "check_rows", "resolve_device"]
+__all__ = ["check_rows", "levels_of", "resolve_device"]

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import re
 
 import torch
 from torch import Tensor
 
 from pyrogen.errors import DeviceError, DtypeError, SettingsError, ShapeError, SupportError
 
-Support = Literal["binary", "unit", "grey256", "real"]
-
-_NEED = {
-    "binary": "every entry 0 or 1",
-    "unit": "every entry in [0, 1]",
-    "grey256": "every entry k/255 with k in 0..255",
-    "real": "finite entries",
-}
+_NEED = {"binary": "every entry 0 or 1", "unit": "every entry in [0, 1]", "real": "finite entries"}
 
 
-def check_rows(x: Tensor, *, width: int, support: Support, name: str = "x") -> None:
+def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
     """Raises unless x is rows that a model over `width` variables can score.
 
         binary    x_d in {0, 1}
         unit      x_d in [0, 1]
-        grey256   x_d in {0, 1/255, ..., 1}, up to the rounding of float32
+        grey256   x_d in {0, 1/255, ..., 1}, up to the rounding of float32; any number of levels above 1
         real      x_d finite
 
     Shape: x is (N, width) with N >= 1, float32 or float64.
@@ -36,10 +29,11 @@ def check_rows(x: Tensor, *, width: int, support: Support, name: str = "x") -> N
         DtypeError: if x is not a tensor, or neither float32 nor float64.
         ShapeError: if x is not (N, width), or has no rows.
         SupportError: if an entry is NaN, infinite or outside the support; says how many, and where the first one is.
-        SettingsError: if the support is none of the four.
+        SettingsError: if the support is none of these.
     """
-    if support not in _NEED:
-        raise SettingsError(got=f"support {support!r}", need=f"one of {get_args(Support)}", fix="'real'")
+    levels = levels_of(support)
+    if support not in _NEED and levels is None:
+        raise SettingsError(got=f"support {support!r}", need=f"one of {(*_NEED, 'grey256')}", fix="'real'")
     _check_dtype(x, name)
     _check_shape(x, width, name)
     _refuse(
@@ -50,9 +44,15 @@ def check_rows(x: Tensor, *, width: int, support: Support, name: str = "x") -> N
         name=name,
     )
     if support != "real":
-        _refuse(
-            _outside(x, support), x, need=f"{_NEED[support]} in {name}", fix=_rescaling(x, support, name), name=name
-        )
+        need = _NEED[support] if levels is None else f"every entry k/{levels - 1} with k in 0..{levels - 1}"
+        outside = _outside(x, support, levels)
+        _refuse(outside, x, need=f"{need} in {name}", fix=_rescaling(x, support, levels, name), name=name)
+
+
+def levels_of(support: str) -> int | None:
+    """256 for "grey256": how many values a grey entry can have; None for other supports."""
+    found = re.fullmatch(r"grey(\d+)", support)
+    return int(found[1]) if found and int(found[1]) > 1 else None
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -113,26 +113,28 @@ def _check_shape(x: Tensor, width: int, name: str) -> None:
         raise ShapeError(got=got, need=need, fix=f"a model of this width, or rows of {width} entries")
 
 
-def _outside(x: Tensor, support: Support) -> Tensor:
+def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
     if support == "binary":
         return (x != 0) & (x != 1)
     outside = (x < 0) | (x > 1)
-    if support == "grey256":
-        k = x * 255
+    if levels is not None:
+        k = x * (levels - 1)
         # 255 * float32(k / 255) is within 2e-5 of k; 1e-3 leaves room for values that were scaled another way
         outside |= (k - k.round()).abs() > 1e-3
     return outside
 
 
-def _rescaling(x: Tensor, support: Support, name: str) -> str:
+def _rescaling(x: Tensor, support: str, levels: int | None, name: str) -> str:
     low, high = x.min(), x.max()
     if low >= 0 and 1 < high <= 255:
-        return f"dividing {name} by the largest possible value, such as 255"
+        return f"dividing {name} by the largest possible value, such as {(levels or 256) - 1}"
     if low < 0 or high > 1:
         return f"{name}.clamp(0, 1), or a model of real values"
     if support == "binary":
         return f"({name} > 0.5).float(), or a model of grey values"
-    return f"({name} * 255).round() / 255"
+    if levels is None:
+        return f"{name}.clamp(0, 1)"
+    return f"({name} * {levels - 1}).round() / {levels - 1}"
 
 
 def _refuse(bad: Tensor, x: Tensor, *, need: str, fix: str, name: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -23,7 +22,7 @@ class Likelihood(nn.Module, ABC):
         width: D, the number of pixels.
     """
 
-    support: ClassVar[str]
+    support: str
     features: int = 1
 
     def __init__(self, width: int) -> None:
@@ -67,12 +66,11 @@ class DiscretizedLogisticPixels(Likelihood):
     s_d = softplus(r_d) / 4 + 1e-3.
     """
 
-    support = "grey256"
     features = 2
 
     def __init__(self, width: int, bins: int = 256) -> None:
         super().__init__(width)
-        self.bins = bins
+        self.bins, self.support = bins, f"grey{bins}"
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         loc, raw = outputs.unflatten(-1, (self.width, 2)).unbind(-1)
@@ -82,11 +80,10 @@ class DiscretizedLogisticPixels(Likelihood):
 class CategoricalPixels(Likelihood):
     """x_d on the grid 0, 1/(bins-1), ..., 1 with free probabilities softmax(f_d)."""
 
-    support = "grey256"
-
     def __init__(self, width: int, bins: int = 256) -> None:
         super().__init__(width)
         self.bins = self.features = bins
+        self.support = f"grey{bins}"
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         return LevelCategorical(logits=outputs.unflatten(-1, (self.width, self.bins))).to_event(1)
