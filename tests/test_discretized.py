@@ -47,7 +47,9 @@ def test_masses_sum_to_one_for_any_loc_and_for_scales_over_24_decades(low, high,
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
 
 
-@pytest.mark.parametrize("loc, scale", [(0.4, 0.05), (0.4, 0.002), (0.93, 3.0), (-0.7, 0.01), (1.2, 900.0), (0.0, 1e-3)])
+@pytest.mark.parametrize(
+    "loc, scale", [(0.4, 0.05), (0.4, 0.002), (0.93, 3.0), (-0.7, 0.01), (1.2, 900.0), (0.0, 1e-3)]
+)
 @pytest.mark.parametrize("low, high, bins", [(0, 1, 256), (-1, 1, 11)])
 def test_log_masses_agree_with_exact_arithmetic_down_to_the_far_tail(loc, scale, low, high, bins):
     ks = [0, 1, 2, bins // 3, bins // 2, bins - 2, bins - 1]

@@ -45,9 +45,11 @@ def test_bytes_that_were_not_scaled_do_not_pass_the_check():
     assert not Levels().check(torch.tensor([2, 255])).any() and not Levels().check(torch.tensor(255.0))
 
 
-@pytest.mark.parametrize("low, high, bins", [(0, 1, 1), (0, 1, 2.5), (1, 0, 4), (0, 0, 4), (0, math.inf, 4), (math.nan, 1, 4)])
+@pytest.mark.parametrize(
+    "low, high, bins", [(0, 1, 1), (0, 1, 2.5), (1, 0, 4), (0, 0, 4), (0, math.inf, 4), (math.nan, 1, 4)]
+)
 def test_impossible_levels_are_refused_in_words(low, high, bins):
-    with pytest.raises(SettingsError, match="got .*; need .*; try "):
+    with pytest.raises(SettingsError, match=r"got .*; need .*; try "):
         DiscretizedLogistic(0.0, 1.0, low, high, bins)
 
 
@@ -110,5 +112,5 @@ def test_expand_to_event_mask_pickle_and_deepcopy():
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1)])
 def test_logits_without_two_levels_are_refused_in_words(shape):
-    with pytest.raises(ShapeError, match="got .*; need .*; try "):
+    with pytest.raises(ShapeError, match=r"got .*; need .*; try "):
         LevelCategorical(torch.zeros(shape))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 
 class Progress:
@@ -16,33 +15,29 @@ class Progress:
 
     def __init__(self, epochs: int, rows: int, shown: bool) -> None:
         self.epochs, self.rows = epochs, rows
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[bounds]}"),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-        )
-        # transient: a finished bar leaves no line behind; numbers belong to stdout and files
-        self.bar = RichProgress(
-            *columns, console=Console(stderr=True), disable=not (shown and sys.stderr.isatty()), transient=True
-        )
-        self.task = self.bar.add_task(f"epoch 1/{epochs}", total=epochs * rows, bounds="", speed="")
+        self.bar = _bar() if shown and sys.stderr.isatty() else None
+        if self.bar:
+            self.task = self.bar.add_task(f"epoch 1/{epochs}", total=epochs * rows, bounds="", speed="")
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        if self.bar:
+            self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.bar:
+            self.bar.stop()
 
     def advance(self, rows: int) -> None:
-        self.bar.advance(self.task, rows)
+        if self.bar:
+            self.bar.advance(self.task, rows)
 
     def report(self, history: dict[str, list[float]]) -> None:
         """Show the last epoch's numbers."""
+        if not self.bar:
+            return
         done, seconds = int(history["epoch"][-1]), history["seconds"][-1]
         bounds = " ".join(f"{name} {history[name][-1]:.2f}" for name in ("train", "valid") if name in history)
         self.bar.update(
@@ -51,3 +46,19 @@ class Progress:
             bounds=f"{bounds} nats",
             speed=f"{done * self.rows / max(seconds, 1e-9):,.0f} rows/s",
         )
+
+
+def _bar() -> RichProgress:
+    # here, not above: importing rich draws from Python's global random state
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[bounds]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    # transient: a finished bar leaves no line behind; numbers belong to stdout and files
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,281 @@
+"""A recipe in TOML: which model, which data, how to train, how to judge. Checked key by key before any work.
+
+    seed = 0
+    [model]                     # name, and the settings of that model
+    name = "vae"
+    latent = 8
+    [data]                      # name, and the options of that data set
+    name = "digits"
+    [objective]                 # optional, as all that follow; defaults are in the classes below
+    name = "elbo"
+    [fit]
+    epochs = 100
+    [evaluate]
+    particles = 500
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pyrogen.errors import RecipeError
+
+_MANY = 10**9
+
+
+def _setting(default: Any, **limits: Any) -> Any:
+    """A field with limits: `least`, `most`, `above`, `below` for numbers, `choices` for words."""
+    return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True)
+class ObjectiveTable:
+    """[objective]: the bound that training maximises."""
+
+    name: str = _setting("elbo", choices=("elbo", "iwae"))
+    particles: int | None = _setting(None, least=1, most=100_000)  # 1 for elbo, 5 for iwae
+    warmup: int = _setting(0, least=0, most=_MANY)  # steps over which the KL gains its weight
+    free_bits: float = _setting(0.0, least=0.0)  # nats per latent dimension, elbo only
+    gradient: str = _setting("auto", choices=("auto", "stl", "dreg"))  # stl for elbo, dreg for iwae
+
+
+@dataclass(frozen=True)
+class FitTable:
+    """[fit]: the training loop."""
+
+    epochs: int = _setting(100, least=1, most=_MANY)
+    batch_size: int = _setting(100, least=1, most=_MANY)
+    learning_rate: float = _setting(1e-3, above=0.0)
+    schedule: str = _setting("constant", choices=("constant", "cosine"))
+    hold: float = _setting(0.0, least=0.0, below=1.0)  # part of the steps before the cosine sets in
+    clip: float | None = _setting(None, above=0.0)  # largest norm of the gradient
+    average: float | None = _setting(None, above=0.0, below=1.0)  # decay of the averaged weights
+    patience: int | None = _setting(None, least=1, most=_MANY)  # epochs without a better validation bound
+
+
+@dataclass(frozen=True)
+class EvaluateTable:
+    """[evaluate]: the number that is reported."""
+
+    method: str = _setting("auto", choices=("auto", "iwae", "elbo", "exact"))  # auto: exact where possible, else iwae
+    particles: int = _setting(500, least=1, most=10_000_000)
+    split: str = _setting("test")
+
+
+_TABLES: dict[str, type] = {"objective": ObjectiveTable, "fit": FitTable, "evaluate": EvaluateTable}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run depends on, besides the machine and the versions."""
+
+    model: str
+    settings: dict[str, Any]
+    data: str
+    options: dict[str, Any]
+    objective: ObjectiveTable = ObjectiveTable()
+    fit: FitTable = FitTable()
+    evaluate: EvaluateTable = EvaluateTable()
+    seed: int = 0
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The recipe in a TOML file.
+
+        Raises:
+            RecipeError: the file cannot be read, is not TOML, or has a key or value that cannot be; names the
+                file, the place, and the nearest thing that exists.
+        """
+        try:
+            with open(path, "rb") as file:
+                tables = tomllib.load(file)
+        except OSError as error:
+            raise RecipeError(
+                got=f"{path}, which cannot be read: {error.strerror}", need="a recipe file", fix="the path of a .toml"
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RecipeError(got=f"{path}, which is not TOML: {error}", need="valid TOML", fix="a look there") from error
+        return cls.of(tables, str(path))
+
+    @classmethod
+    def of(cls, tables: Mapping[str, Any], source: str) -> Self:
+        """The recipe in nested tables; `source` is where they are from, for messages.
+
+        Raises:
+            RecipeError: as for `read`.
+        """
+        for key in tables:
+            if key not in ("seed", "model", "data", *_TABLES):
+                raise _unknown(key, ("seed", "model", "data", *_TABLES), source)
+        for name in ("model", "data", *_TABLES):
+            if name in tables and not isinstance(tables[name], Mapping):
+                raise RecipeError(
+                    got=f"{name} = {tables[name]!r} in {source}", need=f"a table [{name}]", fix=f"a line [{name}]"
+                )
+        seed = _checked("seed", tables.get("seed", 0), int, {"least": 0, "most": 2**32 - 1}, source)
+        model, settings = _named("model", tables, source)
+        data, options = _named("data", tables, source)
+        parts = {name: _table(name, tables.get(name, {}), source) for name in _TABLES}
+        recipe = cls(model, settings, data, options, seed=seed, **parts)
+        _check_together(recipe, source)
+        return recipe
+
+    def tables(self) -> dict[str, Any]:
+        """The nested tables with all defaults filled in; `of` and a TOML file take them."""
+        out: dict[str, Any] = {
+            "seed": self.seed,
+            "model": {"name": self.model} | self.settings,
+            "data": {"name": self.data} | self.options,
+        }
+        for name in _TABLES:
+            values = dataclasses.asdict(getattr(self, name))
+            out[name] = {key: value for key, value in values.items() if value is not None}
+        return out
+
+
+def _named(table: str, tables: Mapping[str, Any], source: str) -> tuple[str, dict[str, Any]]:
+    """The name in [model] or [data], and the other keys."""
+    known = _names(table)
+    rest = dict(tables.get(table, {}))
+    if "name" not in rest:
+        raise RecipeError(
+            got=f"no name in [{table}] of {source}", need=f"one of {_list(known)}", fix=f'[{table}] name = "{known[0]}"'
+        )
+    name = rest.pop("name")
+    if name not in known:
+        raise RecipeError(
+            got=f"unknown {table} {name!r} in [{table}] of {source}",
+            need=f"one of {_list(known)}",
+            fix=repr(_nearest(name, known)),
+        )
+    for key, value in rest.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if not isinstance(entry, int | float | str) or (isinstance(entry, float) and not math.isfinite(entry)):
+                raise RecipeError(
+                    got=f"{key} = {value!r} in [{table}] of {source}",
+                    need="a word, a number, true or false, or a list of those",
+                    fix="another value",
+                )
+    if table == "data" and not isinstance(rest.get("root", ""), str):
+        raise RecipeError(got=f"root = {rest['root']!r} in {source}", need="a folder", fix='root = "folder"')
+    return name, rest
+
+
+def _names(table: str) -> list[str]:
+    # imported here: these import torch
+    if table == "model":
+        from pyrogen.models import MODELS
+
+        return sorted(MODELS)
+    from pyrogen.data import names
+
+    return sorted(names())
+
+
+def _table(name: str, given: Mapping[str, Any], source: str) -> Any:
+    cls = _TABLES[name]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in given.items():
+        if key not in fields:
+            raise _unknown(key, fields, f"[{name}] of {source}", name)
+        values[key] = _checked(key, value, hints[key], fields[key].metadata, f"[{name}] of {source}")
+    return cls(**values)
+
+
+def _checked(key: str, value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> Any:
+    """The value, if it is of the type and within the limits; a whole number may stand for a float."""
+    kind = next(t for t in typing.get_args(hint) if t is not types.NoneType) if typing.get_args(hint) else hint
+    right = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+    choices = limits.get("choices")
+    in_range = right and (kind is str or _within(value, limits))
+    if right and in_range and (choices is None or value in choices):
+        return kind(value)
+    if choices is not None:
+        near = _nearest(value, choices)
+        raise RecipeError(got=f"{key} = {value!r} in {where}", need=f"one of {_list(choices)}", fix=f'{key} = "{near}"')
+    raise RecipeError(got=f"{key} = {value!r} in {where}", need=_need(kind, limits), fix=f"{key} = {_example(kind, limits)}")
+
+
+def _within(value: float, limits: Mapping[str, Any]) -> bool:
+    return (
+        math.isfinite(value)
+        and value >= limits.get("least", -math.inf)
+        and value <= limits.get("most", math.inf)
+        and value > limits.get("above", -math.inf)
+        and value < limits.get("below", math.inf)
+    )
+
+
+def _need(kind: type, limits: Mapping[str, Any]) -> str:
+    words = {int: "a whole number", float: "a number", str: "a word in quotes"}[kind]
+    said = [f"{name} {limits[key]:g}" for key, name in _LIMITS if limits.get(key, _MANY) != _MANY]
+    return " ".join([words, " and ".join(said)]).strip()
+
+
+_LIMITS = (("least", "at least"), ("above", "above"), ("most", "at most"), ("below", "below"))
+
+
+def _example(kind: type, limits: Mapping[str, Any]) -> str:
+    if kind is str:
+        return '"test"'
+    if kind is int:
+        return str(max(1, limits.get("least", 1)))
+    return "0.5" if limits.get("below") == 1.0 else "0.001"
+
+
+def _check_together(recipe: Recipe, source: str) -> None:
+    """What each key allows by itself, but not all of them together."""
+    from pyrogen.models import MODELS, Explicit, Pair
+
+    objective, where = recipe.objective, f"[objective] of {source}"
+    own = {"elbo": "stl", "iwae": "dreg"}[objective.name]
+    model = MODELS[recipe.model]
+    if objective.gradient not in ("auto", own):
+        raise RecipeError(
+            got=f'gradient = "{objective.gradient}" for {objective.name} in {where}',
+            need=f"auto or {own}",
+            fix=f'gradient = "{own}"',
+        )
+    if objective.free_bits and objective.name != "elbo":
+        raise RecipeError(got=f"free_bits for {objective.name} in {where}", need="elbo", fix='name = "elbo"')
+    if recipe.fit.hold and recipe.fit.schedule != "cosine":
+        raise RecipeError(
+            got=f"hold without a cosine in [fit] of {source}", need='schedule = "cosine"', fix="without hold"
+        )
+    if recipe.evaluate.method == "exact" and not issubclass(model, Explicit):
+        raise RecipeError(
+            got=f'method = "exact" for {recipe.model} in [evaluate] of {source}',
+            need="a model with an exact log p(x)",
+            fix='method = "iwae"',
+        )
+    if recipe.evaluate.method in ("iwae", "elbo") and not issubclass(model, Pair):
+        raise RecipeError(
+            got=f'method = "{recipe.evaluate.method}" for {recipe.model} in [evaluate] of {source}',
+            need="a model with a guide",
+            fix='method = "auto"',
+        )
+
+
+def _unknown(key: str, known: Iterable[str], where: str, table: str = "") -> RecipeError:
+    elsewhere = [name for name, cls in _TABLES.items() if name != table and key in {f.name for f in dataclasses.fields(cls)}]
+    fix = f"moving it to [{elsewhere[0]}]" if elsewhere else repr(_nearest(key, known))
+    return RecipeError(got=f"unknown key {key!r} in {where}", need=f"one of {_list(known)}", fix=fix)
+
+
+def _nearest(word: Any, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(str(word).lower().replace("_", "-"), list(known), n=1, cutoff=0)[0]
+
+
+def _list(known: Iterable[str]) -> str:
+    return ", ".join(sorted(known))
