@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import pyro
@@ -101,7 +102,9 @@ def test_pyro_and_our_elbo_agree_in_expectation(name):
     pair = small(name).double()
     x = rows_of(pair, 6).double()
     ours = run(pair.model, pair.guide, x, particles=4000).log_w.detach()
-    theirs = torch.tensor([-Trace_ELBO(num_particles=1).loss(pair.model, pair.guide, x) for _ in range(300)], dtype=torch.float64)
+    theirs = torch.tensor(
+        [-Trace_ELBO(num_particles=1).loss(pair.model, pair.guide, x) for _ in range(300)], dtype=torch.float64
+    )
     ours_total = ours.sum(1)
     z = (ours_total.mean() - theirs.mean()) / (ours_total.var() / 4000 + theirs.var() / 300).sqrt().clamp(min=1e-9)
     # |z| < 5.5 fails a correct bound with probability 4e-8
@@ -166,7 +169,7 @@ def test_bounds_rise_with_particles(name):
     bounds = [
         (log_w.unflatten(0, (-1, k)).logsumexp(1) - torch.tensor(float(k)).log()).mean() for k in (1, 2, 10, 100, 6000)
     ]
-    assert all(low <= high + 1e-6 for low, high in zip(bounds, bounds[1:], strict=False)), bounds
+    assert all(low <= high + 1e-6 for low, high in pairwise(bounds)), bounds
 
 
 @pytest.mark.parametrize("name", EXPLICIT)

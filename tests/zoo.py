@@ -30,9 +30,14 @@ ZOO: dict[str, Callable[[], Model]] = {
     "vae-logistic": lambda: VAE(MLP(4, 5, 4), MLP(2, 5, 8), DiscretizedLogisticPixels(4), StandardNormal(2)),
     "vae-categorical": lambda: VAE(MLP(4, 5, 4), MLP(2, 5, 12), CategoricalPixels(4, bins=3), StandardNormal(2)),
     "vae-conv": lambda: VAE(
-        ConvEncoder((1, 4, 4), 4, (2,), 5), ConvDecoder(2, (1, 4, 4), 1, (2,), 5), BernoulliPixels(16), StandardNormal(2)
+        ConvEncoder((1, 4, 4), 4, (2,), 5),
+        ConvDecoder(2, (1, 4, 4), 1, (2,), 5),
+        BernoulliPixels(16),
+        StandardNormal(2),
     ),
-    "vae-two-layer": lambda: TwoLayerVAE.build(4, (1, 2, 2), "binary", **SMALL, bridge=5, prior="vamp", pseudo_inputs=3),
+    "vae-two-layer": lambda: TwoLayerVAE.build(
+        4, (1, 2, 2), "binary", **SMALL, bridge=5, prior="vamp", pseudo_inputs=3
+    ),
     "ppca": lambda: PPCA(4, 2),
 }
 

@@ -171,9 +171,7 @@ class _Run:
     def update(self, x: Tensor) -> Tensor:
         """One step on a minibatch; gives its bound."""
         args = self.programs.args(x, self.data.shape[0])
-        value = self.objective(
-            self.programs.model, self.programs.guide, *args, step=self.step, nesting=self.nesting
-        )
+        value = self.objective(self.programs.model, self.programs.guide, *args, step=self.step, nesting=self.nesting)
         self.optimizer.zero_grad(set_to_none=True)
         value.loss.backward()
         if self.clip is not None:
@@ -184,7 +182,8 @@ class _Run:
         if self.average:
             # the decay grows from 0.1 as in Adam's bias correction, or the start would weigh for ever
             decay = min(self.average, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1 - decay)
+            for averaged, parameter in zip(self.averaged, self.parameters, strict=True):
+                averaged.lerp_(parameter.detach(), 1 - decay)
         self.step += 1
         return value.bound
 

@@ -14,7 +14,8 @@ from pyrogen.errors import ModelError
 
 PARTICLES = "particles"
 
-Site = dict[str, Any]
+# a node of Pyro's trace: a TypedDict without required keys, which tells a type checker nothing
+Site = Any
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Layout:
             )
         rows = set.intersection(*(_plates(site) for site in observed))
         particle = next((f for f in rows if f.name == PARTICLES), None)
-        rows -= {particle}
+        rows.discard(particle)
         for site in latents:
             shared = _plates(site) & rows
             rows = shared or rows

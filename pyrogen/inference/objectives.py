@@ -45,9 +45,7 @@ class Objective(ABC):
             step: where the schedules are.
             nesting: depth of the programs' plates; traced when None and more than one particle is asked for.
         """
-        terms = run(
-            model, guide, *args, particles=self.particles, nesting=nesting, stop_guide=self.stops_guide
-        )
+        terms = run(model, guide, *args, particles=self.particles, nesting=nesting, stop_guide=self.stops_guide)
         if self.stops_guide:
             _refuse_score(terms, type(self).__name__)
         return self.value(terms, step)
@@ -93,13 +91,15 @@ class ELBO(Objective):
         local, overall = _split(terms, terms.weighted_likelihood, weighted_kl)
         loss = -(local.mean() + overall.mean() / terms.size) - _score(terms, local, overall)
         if self.free_bits:
-            loss = loss + sum(
-                beta * terms.latents[name].scale * (floor - kl.mean((0, 1)).sum()) / (terms.size if terms.latents[name].is_global else 1)
-                for name, kl in kls.items()
-                for floor in [kl.mean((0, 1)).clamp(min=self.free_bits).sum()]
-            )
+            loss = loss + sum(beta * self._shortfall(terms, terms.latents[name], kl) for name, kl in kls.items())
         true_local, true_overall = _split(terms, terms.log_likelihood, {n: kl.sum(-1) for n, kl in kls.items()})
         return Value(loss, (true_local.mean() + true_overall.mean() / terms.size).detach())
+
+    def _shortfall(self, terms: Terms, site: Latent, kl: Tensor) -> Tensor | float:
+        """What the dimensions' average KLs lack to free_bits: added to the loss, it takes their gradient away."""
+        average = kl.mean((0, 1))
+        lack = site.scale * (average.clamp(min=self.free_bits) - average).sum()
+        return lack / terms.size if site.is_global else lack
 
     def _kl(self, site: Latent) -> Tensor:
         """(K, N, D), in closed form or as the sampled log q - log p."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyrogen.errors import DtypeError, ModelError, NonFiniteError, SettingsError, ShapeError, SupportError
 from pyrogen.inference.objectives import Objective
-from pyrogen.inference.terms import plate_nesting, run
+from pyrogen.inference.terms import parameter_leaves, plate_nesting, run
 from pyrogen.models.contracts import Pair
 
 
@@ -106,14 +106,13 @@ class Programs:
             for name, parameter in module.named_parameters():
                 found.setdefault(id(parameter), (name, parameter))
         for trace in (guide_trace, model_trace):
-            for name, site in trace.nodes.items():
-                if site["type"] == "param":
-                    value = site["value"]
-                    leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
-                    found.setdefault(id(leaf), (name, leaf))
+            for name, leaf in parameter_leaves(trace).items():
+                found.setdefault(id(leaf), (name, leaf))
         trainable = {name: leaf for name, leaf in found.values() if leaf.requires_grad and leaf.is_leaf}
         if not trainable:
-            raise ModelError(got="programs without parameters", need="something to train", fix="a guide with pyro.param")
+            raise ModelError(
+                got="programs without parameters", need="something to train", fix="a guide with pyro.param"
+            )
         return dict(sorted(trainable.items()))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrogen.distributions import closed_form_kl, kl_per_dimension
 from pyrogen.errors import ModelError
-from pyrogen.inference.layout import Layout
+from pyrogen.inference.layout import Layout, Site
 
 Program = Callable[..., Any]
 
@@ -131,12 +131,12 @@ def plate_nesting(model: Program, guide: Program, *args: Any) -> int:
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
         guide_trace = poutine.trace(guide).get_trace(*args)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-    sites = [*guide_trace.nodes.values(), *model_trace.nodes.values()]
+    sites: list[Site] = [*guide_trace.nodes.values(), *model_trace.nodes.values()]
     dims = [frame.dim for s in sites if s["type"] == "sample" for frame in s["cond_indep_stack"] if frame.vectorized]
     return -min(dims, default=0)
 
 
-def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
     """Sample sites that are neither observed nor a plate's subsample, in order."""
     return {
         name: site
@@ -145,8 +145,16 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     }
 
 
-def observed_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
     return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and s["is_observed"]}
+
+
+def parameter_leaves(trace: poutine.Trace) -> dict[str, Tensor]:
+    """The unconstrained tensors behind the trace's parameters, those that an optimiser steps."""
+    sites: list[tuple[str, Site]] = [(n, s) for n, s in trace.nodes.items() if s["type"] == "param"]
+    values = {n: s["value"] for n, s in sites}
+    leaves = {n: v.unconstrained() if hasattr(v, "unconstrained") else v for n, v in values.items()}
+    return {name: leaf for name, leaf in leaves.items() if leaf.is_leaf}
 
 
 def _in_particles(program: Program, particles: int, nesting: int) -> Program:
@@ -169,12 +177,7 @@ def _pass_through(trace: poutine.Trace) -> dict[str, Tensor]:
 @contextmanager
 def _held(trace: poutine.Trace) -> Iterator[None]:
     """Treat the parameters that the trace used as constants."""
-    leaves = []
-    for site in trace.nodes.values():
-        if site["type"] == "param":
-            leaf = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
-            if leaf.is_leaf and leaf.requires_grad:
-                leaves.append(leaf)
+    leaves = [leaf for leaf in parameter_leaves(trace).values() if leaf.requires_grad]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not registered in the param store")
@@ -202,7 +205,7 @@ def _collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: d
     return Terms(likelihood, weighted, terms, layout.full_size, layout, entering)
 
 
-def _latent(layout: Layout, p_site: dict[str, Any], q_site: dict[str, Any], exact: bool) -> Latent:
+def _latent(layout: Layout, p_site: Site, q_site: Site, exact: bool) -> Latent:
     kl = None
     if exact and p_site["mask"] is None and q_site["mask"] is None:
         kl = _closed_form(layout, p_site, q_site)
@@ -217,7 +220,7 @@ def _latent(layout: Layout, p_site: dict[str, Any], q_site: dict[str, Any], exac
     )
 
 
-def _closed_form(layout: Layout, p_site: dict[str, Any], q_site: dict[str, Any]) -> Tensor | None:
+def _closed_form(layout: Layout, p_site: Site, q_site: Site) -> Tensor | None:
     """KL(q || p) as (K, N, D), per entry of the event where it factorises; None without a formula."""
     per_dimension = kl_per_dimension(q_site["fn"], p_site["fn"])
     if per_dimension is not None:
@@ -233,11 +236,11 @@ def _parents_first(name: str, model_order: list[str], guide_order: list[str]) ->
     return set(model_order[: model_order.index(name)]) <= before
 
 
-def _log_prob(site: dict[str, Any]) -> Tensor:
+def _log_prob(site: Site) -> Tensor:
     return scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
 
 
-def _program_scale(site: dict[str, Any]) -> float | Tensor:
+def _program_scale(site: Site) -> float | Tensor:
     """The site's scale without the part that its plates' subsampling put there."""
     subsampling = math.prod(
         (frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"] if frame.size
@@ -248,7 +251,7 @@ def _program_scale(site: dict[str, Any]) -> float | Tensor:
     return scale
 
 
-def _one_scale(p_site: dict[str, Any], q_site: dict[str, Any]) -> float | Tensor:
+def _one_scale(p_site: Site, q_site: Site) -> float | Tensor:
     """poutine.scale on either side, or the same on both, means the same: a weight on the site's KL."""
     p_scale, q_scale = _program_scale(p_site), _program_scale(q_site)
     if isinstance(q_scale, float) and q_scale == 1.0:
@@ -273,7 +276,8 @@ def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None
             fix="a pyro.sample in the guide for each of the model's latents, under the same name",
         )
     for name in in_guide:
-        p, q = model_trace.nodes[name], guide_trace.nodes[name]
+        p: Site = model_trace.nodes[name]
+        q: Site = guide_trace.nodes[name]
         expected, got = p["fn"].shape(), tuple(q["value"].shape)
         if tuple(expected) != got and torch.broadcast_shapes(expected, got) != torch.Size(got):
             raise ModelError(

@@ -10,10 +10,12 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
 import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyrogen.errors import SettingsError
@@ -117,24 +119,20 @@ class Energy(Model, ABC):
         """-log sum_h exp(-energy(v, h)), (..., V) to (...)."""
 
     @abstractmethod
-    def hidden_given(self, v: Tensor) -> pyro.distributions.TorchDistribution:
+    def hidden_given(self, v: Tensor) -> TorchDistribution:
         """p(h | v), batch (...,), event (H,)."""
 
     @abstractmethod
-    def visible_given(self, h: Tensor) -> pyro.distributions.TorchDistribution:
+    def visible_given(self, h: Tensor) -> TorchDistribution:
         """p(v | h), batch (...,), event (V,)."""
 
 
 def refuse_unknown(model: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Raise a SettingsError that names the nearest known setting for the first unknown one."""
-    from difflib import get_close_matches
-
     for key in settings:
         if key not in known:
             near = get_close_matches(key, known, n=1) or sorted(known)
-            raise SettingsError(
-                got=f"setting {key!r} for {model}", need=f"one of {sorted(known)}", fix=f"{near[0]!r}"
-            )
+            raise SettingsError(got=f"setting {key!r} for {model}", need=f"one of {sorted(known)}", fix=f"{near[0]!r}")
 
 
 def _fresh_name(cls: type) -> str:

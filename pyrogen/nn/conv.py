@@ -87,7 +87,7 @@ class ConvDecoder(nn.Module):
         for i, target in enumerate(reversed(sizes[:-1])):
             source = sizes[len(sizes) - 1 - i]
             # output_padding picks the even size when halving rounded up from it
-            padding = tuple(t - (2 * s - 1) for s, t in zip(source, target, strict=True))
+            padding = (target[0] - 2 * source[0] + 1, target[1] - 2 * source[1] + 1)
             layers += [nn.ConvTranspose2d(widths[i], widths[i + 1], 5, 2, 2, padding), activation()]
         self.layers = nn.Sequential(*layers[:-1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import nn
 
@@ -32,6 +33,6 @@ class MLP(nn.Sequential):
                 fix="MLP(64, 128, 16) for 64 inputs, 128 hidden units and 16 outputs",
             )
         layers: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
-        for width_in, width_out in zip(sizes[1:], sizes[2:], strict=False):
+        for width_in, width_out in pairwise(sizes[1:]):
             layers += [activation(), nn.Linear(width_in, width_out)]
         super().__init__(*layers)

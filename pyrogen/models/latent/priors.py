@@ -21,6 +21,8 @@ class Prior(nn.Module, ABC):
         latent: L, the width of the code.
     """
 
+    zero: Tensor  # says on which device and in which precision
+
     def __init__(self, latent: int) -> None:
         super().__init__()
         self.latent = latent

@@ -1,0 +1,45 @@
+"""Write the README's table of results from the JSON files that the recipes wrote.
+
+python docs/results.py           rewrite the section
+python docs/results.py --check   exit with 1 if it differs
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
+
+
+def table() -> str:
+    """One line per models/<name>/<data>.json, with a link to its recipe."""
+    lines = [
+        "| recipe | log p(x), nats per test row | kind | rows | particles | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "models").glob("*/*.json")):
+        result = json.loads(path.read_text())
+        number = result["log_likelihood"]
+        recipe = path.with_suffix(".toml").relative_to(ROOT)
+        method = number["kind"] if number["kind"] == "exact" else f"{number['kind']} ({number['method']})"
+        lines.append(
+            f"| [{recipe}]({recipe}) | {number['mean']:.2f} ± {number['stderr']:.2f} "
+            f"| {method} | {number['n']} | {number['particles'] or ''} | {result['seconds']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def updated(readme: str) -> str:
+    head, rest = readme.split(BEGIN)
+    return head + BEGIN + table() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    text = path.read_text()
+    if "--check" in sys.argv:
+        sys.exit(0 if updated(text) == text else "README.md differs from the JSON files; run python docs/results.py")
+    path.write_text(updated(text))
