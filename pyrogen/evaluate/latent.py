@@ -91,10 +91,10 @@ def latent_report(model: Any, x: Tensor, *, guide: Any | None = None, particles:
         draws = [latent_sites(pyro.poutine.trace(programs.guide).get_trace(*args)) for _ in range(particles)]
     sites = {}
     for position, (name, site) in enumerate(draws[0].items()):
-        if site["value"].dim() != 2 or site["value"].shape[0] != x.shape[0]:
+        if site["infer"].get("is_auxiliary") or site["value"].dim() != 2 or site["value"].shape[0] != x.shape[0]:
             raise ModelError(
                 got=f"site {name!r} of shape {tuple(site['value'].shape)}",
-                need=f"one vector per row, ({x.shape[0]}, L)",
+                need=f"one vector per row, ({x.shape[0]}, L), drawn by the guide itself",
                 fix=".to_event(1) inside the plate of rows",
             )
         means = torch.stack([draw[name]["fn"].mean for draw in draws]).mean(0)

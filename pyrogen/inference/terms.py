@@ -191,15 +191,17 @@ def _held(trace: poutine.Trace) -> Iterator[None]:
 
 def _collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: dict[str, Tensor]) -> Terms:
     observed, latents = observed_sites(model_trace), latent_sites(guide_trace)
-    layout = Layout.of(list(observed.values()), [model_trace.nodes[name] for name in latents])
+    order = [name for name in model_trace.nodes if name in latents]
+    layout = Layout.of(list(observed.values()), [model_trace.nodes[name] for name in order])
     likelihood = weighted = torch.zeros(())
     for site in observed.values():
         log_prob = layout.reduce(_log_prob(site), site)
         likelihood = likelihood + log_prob
         weighted = weighted + _program_scale(site) * log_prob
-    order = [name for name in model_trace.nodes if name in latents]
     terms = {
         name: _latent(layout, model_trace.nodes[name], site, exact=_parents_first(name, order, list(latents)))
+        if name in order
+        else _auxiliary(layout, site)
         for name, site in latents.items()
     }
     return Terms(likelihood, weighted, terms, layout.full_size, layout, entering)
@@ -217,6 +219,19 @@ def _latent(layout: Layout, p_site: Site, q_site: Site, exact: bool) -> Latent:
         reparameterized=bool(getattr(q_site["fn"], "has_rsample", False)),
         event_dim=q_site["fn"].event_dim,
         kl=kl,
+    )
+
+
+def _auxiliary(layout: Layout, q_site: Site) -> Latent:
+    """A site that only the guide has, such as an AutoGuide's unconstrained value: a part of log q."""
+    log_q = layout.reduce(_log_prob(q_site), q_site)
+    return Latent(
+        log_p=torch.zeros_like(log_q),
+        log_q=log_q,
+        scale=_program_scale(q_site),
+        is_global=layout.is_global(q_site),
+        reparameterized=bool(getattr(q_site["fn"], "has_rsample", False)),
+        event_dim=q_site["fn"].event_dim,
     )
 
 
@@ -269,6 +284,7 @@ def _one_scale(p_site: Site, q_site: Site) -> float | Tensor:
 
 def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
     in_model, in_guide = set(latent_sites(model_trace)), set(latent_sites(guide_trace))
+    in_guide -= {name for name in in_guide - in_model if guide_trace.nodes[name]["infer"].get("is_auxiliary")}
     if in_model != in_guide:
         raise ModelError(
             got=f"latent sites {sorted(in_model)} in the model and {sorted(in_guide)} in the guide",
