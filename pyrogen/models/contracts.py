@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyrogen.errors import SettingsError
+from pyrogen.errors import DtypeError, SettingsError
 from pyrogen.ops.checks import check_rows
 
 _serial = itertools.count(1)
@@ -50,6 +50,9 @@ class Model(nn.Module):
     def check(self, x: Tensor) -> None:
         """Refuse data that this model has no probability for, in words. Called once per data set."""
         check_rows(x, width=self.width, support=self.support)
+        own = next((p.dtype for p in self.parameters() if p.is_floating_point()), x.dtype)
+        if x.dtype != own:
+            raise DtypeError(got=f"x of {x.dtype}", need=f"{own}, as the model", fix=f"x.to({own}), or model.double()")
 
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
