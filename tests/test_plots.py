@@ -131,6 +131,8 @@ def test_what_does_not_fit_is_said_in_words(plot):
 
 
 def test_importing_diagnostics_loads_neither_arviz_nor_matplotlib():
-    code = "import sys, pyrogen.diagnostics; print([m for m in ('arviz', 'arviz_base', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, pyrogen.diagnostics; print([m for m in ('arviz', 'arviz_base', 'matplotlib') if m in sys.modules])"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -5,7 +5,7 @@ a function that returns `Draws`:
 
     @draws_of.register(MyResult)
     def _(result, request):
-        return Draws(values={"w": result.w}, request.program(result.model), attrs={"algorithm": "mine"})
+        return Draws({"w": result.w}, survey(result.model, request.args, request.kwargs))
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from pyro.infer import MCMC
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrogen.diagnostics.particles import run
 from pyrogen.diagnostics.programs import Program, Site, evaluating, survey
 from pyrogen.diagnostics.request import Request
-from pyrogen.errors import ModelError, NonFiniteError, SettingsError, ShapeError
+from pyrogen.errors import ModelError, NonFiniteError, PyrogenError, SettingsError, ShapeError
 
 Fn = Callable[..., Any]
 
@@ -66,11 +66,11 @@ def draws_of(obj: Any, request: Request) -> Draws:
         return from_guide(request.model or obj.model, request.guide or obj.guide, request)
     if callable(obj) and request.guide is not None:
         return from_guide(request.model or obj, request.guide, request)
-    model = request.model or getattr(obj, "model", None)  # an AutoGuide knows its model
-    if callable(obj) and callable(model):
-        return from_guide(model, obj, request)
+    # not obj.model: an AutoGuide's own copy of the model puts initial values where it should sample
+    if callable(obj) and request.model is not None:
+        return from_guide(request.model, obj, request)
     raise SettingsError(
-        got=f"{type(obj).__name__}" + ("" if callable(model) or not callable(obj) else " without its model"),
+        got=f"{type(obj).__name__}" + (" without its model" if callable(obj) else ""),
         need="a pyro.infer.MCMC, a fit, a guide with its model, or a dict of groups",
         fix="to_arviz(guide, model=model, data=(x,)) or to_arviz({'posterior': {...}})",
     )
@@ -80,7 +80,7 @@ def from_fit(fit: Any, request: Request) -> Draws:
     """Draws from the guide of a `pyrogen.inference.Fit`, with its seed and settings as attributes."""
     model = request.model or _program(fit.model, "model")
     guide = request.guide or _program(fit.model if fit.guide is None else fit.guide, "guide")
-    draws = from_guide(model, guide, request)
+    draws = from_guide(model, guide, replace(request, args=_beside(fit.model, request.args)))
     draws.attrs |= {
         "inference_library": "pyrogen",
         "inference_library_version": _version("pyrogen"),
@@ -98,14 +98,21 @@ def _program(obj: Any, role: str) -> Fn:
     return method if callable(method) and getattr(method, "__self__", None) is obj else obj
 
 
+def _beside(model: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments on the device that the model was trained on."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if parameter is None:
+        return args
+    return tuple(x.to(parameter.device) if isinstance(x, Tensor) else x for x in args)
+
+
 def from_guide(model: Fn, guide: Fn, request: Request) -> Draws:
     """num_samples independent draws of the guide, as one chain."""
     with evaluating(model, guide):
         q = survey(guide, request.args, request.kwargs)
         given = {name: site.value for name, site in q.of("latent").items() if not site.is_auxiliary}
-        p = survey(model, request.args, request.kwargs, given)
+        p = _model_beside(q, model, request, given)
         shared = [name for name in given if name in p.of("latent")]
-        _check_shapes(p, q, shared)
         request.afford(p, request.num_samples)
         scored = list(q.of("latent", "factor"))
         particles = run(
@@ -154,9 +161,17 @@ def from_mcmc(mcmc: MCMC, request: Request) -> Draws:
     args, kwargs = request.args, request.kwargs
     if not args and not kwargs:  # not public, and the only place where Pyro keeps them
         args, kwargs = getattr(mcmc, "_args", None) or (), getattr(mcmc, "_kwargs", None) or {}
-    with evaluating(model):
-        program = survey(model, args, kwargs, {name: x[0, 0] for name, x in values.items()})
-    unknown = [name for name, x in values.items() if name not in program.sites or program.sites[name].shape != x.shape[2:]]
+    try:
+        with evaluating(model):
+            program = survey(model, args, kwargs, {name: x[0, 0] for name, x in values.items()})
+    except PyrogenError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        draws.no_model = f"the model does not run on the draws ({error})"
+        return draws
+    unknown = [
+        name for name, x in values.items() if name not in program.sites or program.sites[name].shape != x.shape[2:]
+    ]
     if unknown:
         draws.no_model = f"the model has no site {unknown[0]!r} of shape {tuple(values[unknown[0]].shape[2:])}"
     else:
@@ -184,8 +199,20 @@ def common_plates(sites: list[Site]) -> tuple[str, ...]:
     return tuple(name for name in sites[0].plates.values() if all(name in s.plates.values() for s in sites))
 
 
-def _check_shapes(model: Program, guide: Program, names: list[str]) -> None:
-    for name in names:
+def _model_beside(guide: Program, model: Fn, request: Request, given: dict[str, Tensor]) -> Program:
+    """The model, surveyed at the guide's values; refused if they share no site or differ in shapes."""
+    try:
+        found = survey(model, request.args, request.kwargs, given)
+    except (ValueError, RuntimeError):
+        _check_shapes(survey(model, request.args, request.kwargs), guide)  # says it better, if that is the cause
+        raise
+    _check_shapes(found, guide)
+    return found
+
+
+def _check_shapes(model: Program, guide: Program) -> None:
+    shared = [name for name in guide.of("latent") if name in model.of("latent")]
+    for name in shared:
         p, q = model.sites[name].shape, guide.sites[name].shape
         if p != q:
             raise ShapeError(
@@ -193,7 +220,7 @@ def _check_shapes(model: Program, guide: Program, names: list[str]) -> None:
                 need=f"{tuple(p)}, as in the model",
                 fix="the same plates and event dimensions in both",
             )
-    if not names:
+    if not shared:
         raise ModelError(
             got=f"a guide with sites {list(guide.sites)} and a model with latent sites {list(model.of('latent'))}",
             need="a latent site in both",

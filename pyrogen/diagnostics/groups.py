@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pyrogen.diagnostics.draws import Draws
-from pyrogen.diagnostics.particles import Particles, run
+from pyrogen.diagnostics.particles import Particles, run, warn_caller
 from pyrogen.diagnostics.programs import Program, Site, evaluating
 from pyrogen.diagnostics.request import Request
 
@@ -130,8 +129,7 @@ class _Builder:
         groups = ["log_likelihood"] * self.request.log_likelihood
         groups += ["posterior_predictive"] * (self.request.posterior_predictive and predictive)
         if groups:
-            warnings.warn(
+            warn_caller(
                 f"to_arviz leaves out {' and '.join(groups)}: {reason}. "
-                f"{', '.join(f'{name}=False' for name in groups)} says that they are not needed.",
-                stacklevel=4,
+                f"{', '.join(f'{name}=False' for name in groups)} says that they are not needed."
             )

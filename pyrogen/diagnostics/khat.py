@@ -23,9 +23,10 @@ def khat(log_w: Tensor, dim: int = 0) -> Tensor:
     """Pareto k-hat of S log importance weights along `dim`: (S, ...) to (...), in float64.
 
     The largest min(S/5, 3 sqrt(S)) weights are fitted by a generalised Pareto distribution; its shape is
-    shrunk towards 1/2 by ten draws' worth of prior. The answer is that of `arviz.psislw`. Weights that
-    are all equal, or whose largest value is shared by more draws than the tail holds, have no tail:
-    k-hat is then -inf. It is inf where fewer than five weights rise above the others.
+    shrunk towards 1/2 by ten draws' worth of prior. The answer is that of `arviz.psislw` in ArviZ 0.23;
+    1.x rounds the length of the tail down instead of up. Weights that are all equal, or whose largest
+    value is shared by more draws than the tail holds, have no tail: k-hat is then -inf. It is inf where
+    fewer than five weights rise above the others.
 
     For the spread over repeats, fold the draws: khat(log_w.reshape(10, S // 10), dim=1).
 

@@ -7,6 +7,7 @@ seen only by trying: the first and the last particle are run again alone, and mu
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -190,8 +191,17 @@ def _join(parts: list[Particles], together: bool) -> Particles:
 
 def _warn_one_by_one(program: Program, n: int, error: Exception) -> None:
     name = getattr(program.fn, "__qualname__", type(program.fn).__name__)
-    warnings.warn(
+    warn_caller(
         f"{name} does not vectorise over draws, so its {n} draws run one by one: {type(error).__name__}: {error}. "
-        "vectorize=False runs them one by one without trying.",
-        stacklevel=4,
+        "vectorize=False runs them one by one without trying."
     )
+
+
+def warn_caller(message: str) -> None:
+    """Warn at the line outside this package that called it."""
+    frame, level, last = inspect.currentframe(), 0, 0
+    while frame is not None:
+        frame, level = frame.f_back, level + 1
+        if frame is not None and frame.f_globals.get("__package__") == __package__:
+            last = level
+    warnings.warn(message, stacklevel=last + 2)

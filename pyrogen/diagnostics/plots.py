@@ -121,7 +121,7 @@ def curves(history: Mapping[str, Sequence[float | None]], *, title: str = "", ax
         raise ShapeError(got="a history without numbers", need="'train' or 'valid' against 'epoch'", fix="fit.history")
     _skip_the_first_rise(ax, shown)
     ax.set(xlabel=time, ylabel="bound (nats per row)", title=title)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.grid(axis="y", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -189,10 +189,10 @@ def _plane(codes: Tensor) -> tuple[np.ndarray, tuple[str, str]]:
 
 
 def _labels(labels: Tensor | Sequence[Any], n: int) -> np.ndarray:
-    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if labels.shape != (n,):
-        raise ShapeError(got=f"labels of shape {labels.shape}", need=f"({n},), one per row", fix="labels[:n]")
-    return labels
+    found = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if found.shape != (n,):
+        raise ShapeError(got=f"labels of shape {found.shape}", need=f"({n},), one per row", fix="labels[:n]")
+    return found
 
 
 def _classes(ax: Axes, points: np.ndarray, labels: np.ndarray, size: float) -> None:

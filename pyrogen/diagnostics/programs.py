@@ -52,7 +52,7 @@ class Site:
     def unpadded(self, x: Tensor, leading: int, *, event: bool = True) -> Tensor:
         """x of shape (*leading dims, *batch, *event) without the padding dimensions of the batch."""
         shape = [self.batch[i] for i in self.kept] + (list(self.event) if event else [])
-        return x.reshape(*x.shape[:leading], *shape)
+        return x.reshape([*x.shape[:leading], *shape])
 
     def per_plate(self, log_prob: Tensor, plates: tuple[str, ...]) -> Tensor:
         """Sum log_prob, (n, *batch), over every dimension but the particles' and those of `plates`, in float64."""
@@ -112,7 +112,7 @@ def survey(
     return Program(fn, args, kwargs, sites)
 
 
-def _site(name: str, node: dict[str, Any], given: Mapping[str, Tensor]) -> Site:
+def _site(name: str, node: Mapping[str, Any], given: Mapping[str, Tensor]) -> Site:
     frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
     for frame in frames:
         if (frame.full_size or frame.size) != frame.size:
@@ -127,7 +127,7 @@ def _site(name: str, node: dict[str, Any], given: Mapping[str, Tensor]) -> Site:
     else:
         batch, event = fn.batch_shape, fn.event_shape
         value = value if kind == "factor" else value.expand(batch + event)
-    plates = {len(batch) + frame.dim: frame.name for frame in frames if len(batch) + frame.dim >= 0}
+    plates = {len(batch) + frame.dim: _dimension(frame.name) for frame in frames if len(batch) + frame.dim >= 0}
     return Site(
         name=name,
         kind=kind,
@@ -141,7 +141,12 @@ def _site(name: str, node: dict[str, Any], given: Mapping[str, Tensor]) -> Site:
     )
 
 
-def _kind(name: str, node: dict[str, Any], given: Mapping[str, Tensor]) -> Kind:
+def _dimension(plate: str) -> str:
+    """The plate's name, unless ArviZ has another use for it."""
+    return f"{plate}_plate" if plate in ("chain", "draw") else plate
+
+
+def _kind(name: str, node: Mapping[str, Any], given: Mapping[str, Tensor]) -> Kind:
     if name in given or not node["is_observed"]:
         return "latent"
     if (node["infer"] or {}).get("_deterministic"):
@@ -187,4 +192,3 @@ def _modules(program: Any) -> list[nn.Module]:
         program = program.func
     owner = getattr(program, "__self__", program)
     return list(owner.modules()) if isinstance(owner, nn.Module) else []
-
