@@ -16,19 +16,23 @@ class PyrogenError(Exception):
         got: what came.
         need: what was needed instead.
         fix: what to try.
+        message: the three in one, from whoever builds the error anew with a longer text, as Pyro does with
+            what is raised inside a traced program; given alone, it is the text.
     """
 
-    def __init__(self, *, got: str, need: str, fix: str) -> None:
-        super().__init__(f"got {got}; need {need}; try {fix}")
+    def __init__(self, message: str = "", *, got: str = "", need: str = "", fix: str = "") -> None:
+        if not message and not (got and need and fix):
+            raise TypeError(f"{type(self).__name__} needs got=, need= and fix=")
+        super().__init__(message or f"got {got}; need {need}; try {fix}")
         self.got, self.need, self.fix = got, need, fix
 
     def __reduce__(self):
         # keyword arguments do not survive the default, and worker processes pickle their errors
-        return _rebuild, (type(self), self.got, self.need, self.fix)
+        return _rebuild, (type(self), str(self), self.got, self.need, self.fix)
 
 
-def _rebuild(kind: type[PyrogenError], got: str, need: str, fix: str) -> PyrogenError:
-    return kind(got=got, need=need, fix=fix)
+def _rebuild(kind: type[PyrogenError], message: str, got: str, need: str, fix: str) -> PyrogenError:
+    return kind(message, got=got, need=need, fix=fix)
 
 
 class ShapeError(PyrogenError, ValueError):

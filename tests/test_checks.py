@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyrogen.errors import DeviceError, DtypeError, SettingsError, ShapeError, SupportError
-from pyrogen.ops import check_rows, resolve_device
+from pyrogen.ops import check_rows, levels_of, resolve_device
 
 GOOD = {
     "binary": torch.tensor([[0.0, 1.0, 1.0]]),
@@ -91,9 +91,23 @@ def test_an_array_is_refused_with_the_way_to_a_tensor():
         check_rows(torch.ones(2, 3).numpy(), width=3, support="binary")  # type: ignore[arg-type]
 
 
-def test_an_unknown_support_is_a_setting_error():
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_grey_values_are_multiples_of_one_over_the_levels_less_one(levels):
+    k = torch.arange(float(levels))[:, None]
+    check_rows(k / (levels - 1), width=1, support=f"grey{levels}")
+    with pytest.raises(SupportError, match=rf"k/{levels} with k in 0..{levels} in x"):
+        check_rows((k / (levels - 1))[:, [0, 0]] + 0.3 / levels, width=2, support=f"grey{levels + 1}")
+
+
+@pytest.mark.parametrize(("support", "levels"), [("grey256", 256), ("grey2", 2), ("grey1", None), ("unit", None)])
+def test_the_levels_of_a_support_are_in_its_name(support, levels):
+    assert levels_of(support) == levels
+
+
+@pytest.mark.parametrize("support", ["grey", "grey1", "grey0", "grey-2", "Binary", ""])
+def test_an_unknown_support_is_a_setting_error(support):
     with pytest.raises(SettingsError, match="grey256"):
-        check_rows(torch.ones(2, 3), width=3, support="grey")  # type: ignore[arg-type]
+        check_rows(torch.ones(2, 3), width=3, support=support)
 
 
 def test_checks_hold_under_python_optimised():

@@ -1,8 +1,12 @@
 import pickle
 
+import pyro
+import pyro.distributions as dist
 import pytest
+from pyro import poutine
 
 from pyrogen import errors
+from pyrogen.errors import ShapeError
 
 BUILTIN = {
     errors.ShapeError: ValueError,
@@ -48,3 +52,12 @@ def test_an_error_survives_the_way_out_of_a_worker_process(kind):
 def test_an_error_cannot_be_raised_without_a_remedy():
     with pytest.raises(TypeError, match="fix"):
         errors.ShapeError(got="5 columns", need="4")  # type: ignore[call-arg]
+
+
+def test_an_error_raised_inside_a_traced_program_keeps_its_words():
+    def model():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        raise ShapeError(got="three", need="two", fix="one less")
+
+    with pytest.raises(ShapeError, match="got three; need two; try one less"):
+        poutine.trace(model).get_trace()
