@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 from itertools import pairwise
-from pathlib import Path
 
 import pyro
 import pytest
@@ -20,7 +19,6 @@ from pyrogen.inference.terms import run
 from pyrogen.models import MODELS, Explicit, Model, Pair
 from tests.zoo import ZOO, all_of, small
 
-CARDS = Path(__file__).parent.parent / "models"
 MODEL_NAMES = list(ZOO)
 PAIRS, EXPLICIT = all_of(Pair), all_of(Explicit)
 
@@ -181,17 +179,6 @@ def test_importance_sampling_agrees_with_the_exact_density(name):
     assert exact.kind == "exact" and bound.kind == "lower bound"
     # 6 standard errors below and above; the error is zero for an exact guide, hence the float32 margin
     assert abs(bound.mean - exact.mean) < 6 * bound.mc_stderr + 1e-3
-
-
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_recipe_name_has_a_card_and_a_recipe(name):
-    folder = CARDS / name
-    assert (folder / "card.md").is_file()
-    recipes = list(folder.glob("*.toml"))
-    assert recipes
-    for recipe in recipes:
-        assert f'name = "{name}"' in recipe.read_text()
-        assert recipe.with_suffix(".json").is_file(), "a recipe without what it measured"
 
 
 def test_a_model_in_the_zoo_for_every_recipe_name():

@@ -30,7 +30,7 @@ def digits(binarize: bool = True) -> Dataset:
     """8x8 digits with classes 0 to 9: 1200 training, 200 validation and 397 test rows.
 
         binarize        x_d = 1 if k_d > 7.5, else 0        support binary
-        not binarize    x_d = k_d / 16                      support unit
+        not binarize    x_d = k_d / 16                      support grey17
 
     The rows are permuted by `numpy.random.default_rng(0)`; published comparisons train on the first 1400, which here
     are `train` (1200) and `valid` (200), and test on the remaining 397.
@@ -55,6 +55,6 @@ def digits(binarize: bool = True) -> Dataset:
         splits={split: x[part] for split, part in rows.items()},
         labels={split: y[part] for split, part in rows.items()},
         shape=(1, 8, 8),
-        support="binary" if binarize else "unit",
+        support="binary" if binarize else "grey17",
         sha256=FILE.sha256,
     )

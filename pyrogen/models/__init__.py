@@ -1,17 +1,8 @@
-"""The models. Each is exported here, once; `MODELS` are those that recipes and the command line build by name."""
+"""The models. A family exports its own; `MODELS` are those that recipes and the command line build by name."""
 
+from pyrogen.models import latent
 from pyrogen.models.contracts import Energy, Explicit, Model, Pair
-from pyrogen.models.latent import (
-    PPCA,
-    VAE,
-    BernoulliPixels,
-    CategoricalPixels,
-    DiscretizedLogisticPixels,
-    GaussianPixels,
-    StandardNormal,
-    TwoLayerVAE,
-    VampPrior,
-)
+from pyrogen.models.latent import *
 
 MODELS: dict[str, type[Model]] = {
     model.recipe: model
@@ -19,19 +10,5 @@ MODELS: dict[str, type[Model]] = {
     if isinstance(model, type) and issubclass(model, Model) and model.recipe
 }
 
-__all__ = [
-    "MODELS",
-    "PPCA",
-    "VAE",
-    "BernoulliPixels",
-    "CategoricalPixels",
-    "DiscretizedLogisticPixels",
-    "Energy",
-    "Explicit",
-    "GaussianPixels",
-    "Model",
-    "Pair",
-    "StandardNormal",
-    "TwoLayerVAE",
-    "VampPrior",
-]
+__all__ = ["MODELS", "Energy", "Explicit", "Model", "Pair"]
+__all__ += latent.__all__

@@ -25,7 +25,7 @@ def test_digits_have_the_published_splits():
     }
 
 
-@pytest.mark.parametrize(("binarize", "support"), [(True, "binary"), (False, "unit")])
+@pytest.mark.parametrize(("binarize", "support"), [(True, "binary"), (False, "grey17")])
 def test_digits_are_inside_their_support_and_touch_its_ends(binarize, support):
     data = load("digits", binarize=binarize)
     assert data.support == support

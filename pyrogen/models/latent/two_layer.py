@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pyrogen.models.contracts import Pair
 from pyrogen.models.latent.likelihoods import Likelihood
+from pyrogen.models.latent.parts import Parts, check_width
 from pyrogen.models.latent.priors import Prior, VampPrior
-from pyrogen.models.latent.vae import Parts, check_width, diagonal_normal
+from pyrogen.models.latent.vae import diagonal_normal
 from pyrogen.nn import MLP, batched
 
 
@@ -89,10 +90,9 @@ class TwoLayerVAE(Pair):
 
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
-        bridge, top_latent = settings.pop("bridge", 300), settings.pop("top_latent", None)
-        parts = Parts(cls.recipe, width, shape, support, settings)
-        latent = parts.latent
-        top_latent = top_latent or latent
+        parts = Parts(cls.recipe, width, shape, support, settings, top_latent=None, bridge=300)
+        latent, bridge = parts.latent, parts.settings["bridge"]
+        top_latent = parts.settings["top_latent"] or latent
         return cls(
             encoder=parts.encoder(2 * latent),
             top=MLP(2 * latent, bridge, bridge, 2 * top_latent),

@@ -6,15 +6,14 @@ from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyrogen.errors import ModelError, SettingsError
-from pyrogen.models.contracts import Pair, refuse_unknown
-from pyrogen.models.latent.likelihoods import LIKELIHOODS, Likelihood
-from pyrogen.models.latent.priors import Prior, StandardNormal, VampPrior
-from pyrogen.nn import MLP, ConvDecoder, ConvEncoder, batched
+from pyrogen.models.contracts import Pair
+from pyrogen.models.latent.likelihoods import Likelihood
+from pyrogen.models.latent.parts import Parts, check_width
+from pyrogen.models.latent.priors import Prior, VampPrior
+from pyrogen.nn import batched
 
 
 def diagonal_normal(outputs: Tensor) -> dist.TorchDistribution:
@@ -86,73 +85,4 @@ class VAE(Pair):
             parts.decoder(parts.latent),
             parts.likelihood,
             parts.prior(parts.latent),
-        )
-
-
-class Parts:
-    """The pieces of a VAE that a recipe's [model] table describes, with its defaults."""
-
-    defaults: dict[str, Any] = {
-        "latent": 20, "network": "mlp", "hidden": [400], "channels": [16, 32], "likelihood": "", "prior": "normal",
-        "pseudo_inputs": 500,
-    }  # fmt: skip
-    natural = {"binary": "bernoulli", "unit": "gaussian", "real": "gaussian", "grey256": "discretized-logistic"}
-
-    def __init__(
-        self, name: str, width: int, shape: tuple[int, int, int], support: str, settings: dict[str, Any]
-    ) -> None:
-        refuse_unknown(name, settings, self.defaults)
-        self.settings = self.defaults | settings
-        self.width, self.shape = width, shape
-        self.latent: int = self.settings["latent"]
-        chosen = self.settings["likelihood"] or self.natural[support]
-        self.likelihood: Likelihood = LIKELIHOODS[one_of("likelihood", chosen, LIKELIHOODS)](width)
-        one_of("network", self.settings["network"], ("mlp", "conv"))
-        one_of("prior", self.settings["prior"], ("normal", "vamp"))
-
-    def encoder(self, outputs: int) -> nn.Module:
-        hidden = self.settings["hidden"]
-        if self.settings["network"] == "mlp":
-            return MLP(self.width, *hidden, outputs)
-        return ConvEncoder(self.shape, outputs, self.settings["channels"], hidden[0])
-
-    def decoder(self, inputs: int) -> nn.Module:
-        hidden, features = self.settings["hidden"], self.likelihood.features
-        if self.settings["network"] == "mlp":
-            return MLP(inputs, *reversed(hidden), self.width * features)
-        return ConvDecoder(inputs, self.shape, features, self.settings["channels"], hidden[0])
-
-    def prior(self, latent: int) -> Prior:
-        if self.settings["prior"] == "normal":
-            return StandardNormal(latent)
-        return VampPrior(latent, torch.rand(self.settings["pseudo_inputs"], self.width))
-
-
-def one_of(key: str, value: str, known: Any) -> str:
-    """The value, if it is known; else a SettingsError that lists what is."""
-    if value not in known:
-        raise SettingsError(got=f"{key} = {value!r}", need=f"one of {sorted(known)}", fix=repr(sorted(known)[0]))
-    return value
-
-
-def check_width(pair: Pair, network: nn.Module, name: str, inputs: int, outputs: int) -> None:
-    """Run the network on two rows of zeros and raise a ModelError unless they come out `outputs` wide."""
-    training = network.training
-    parameter = next(network.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad():
-            out = network.eval()(parameter.new_zeros(2, inputs))
-    except RuntimeError as error:
-        raise ModelError(
-            got=f"{type(pair).__name__}'s {name} failing on a (2, {inputs}) batch: {error}",
-            need=f"a module that maps (batch, {inputs}) to (batch, {outputs})",
-            fix=f"an input width of {inputs}",
-        ) from error
-    finally:
-        network.train(training)
-    if out.shape != (2, outputs):
-        raise ModelError(
-            got=f"{type(pair).__name__}'s {name} mapping (2, {inputs}) to {tuple(out.shape)}",
-            need=f"(2, {outputs})",
-            fix=f"an output width of {outputs}" + (", mean and scale" if name == "encoder" else ""),
         )
