@@ -65,7 +65,9 @@ class LatentReport:
 
 
 @torch.no_grad()
-def latent_report(model: Any, x: Tensor, *, guide: Any | None = None, particles: int = 8, seed: int = 0) -> LatentReport:
+def latent_report(
+    model: Any, x: Tensor, *, guide: Any | None = None, particles: int = 8, seed: int = 0
+) -> LatentReport:
     """Measure the latent sites of a guide on rows x, (N, D) with N > 1.
 
         active units      #{l : Var_n E_q[z_l | x_n] > 0.01}
@@ -82,10 +84,9 @@ def latent_report(model: Any, x: Tensor, *, guide: Any | None = None, particles:
     programs.check(x)
     if x.shape[0] < 2:
         raise ShapeError(got="one row", need="at least two, to see variation", fix="more rows")
-    programs.train(False)
     x = x.to(_device(programs.modules, x))
     args = programs.args(x, x.shape[0])
-    with pyro.validation_enabled(False), torch.random.fork_rng():
+    with programs.evaluating(), pyro.validation_enabled(False), torch.random.fork_rng():
         torch.manual_seed(seed)
         terms = run(programs.model, programs.guide, *args, particles=particles, nesting=programs.nesting(x, x.shape[0]))
         draws = [latent_sites(pyro.poutine.trace(programs.guide).get_trace(*args)) for _ in range(particles)]
@@ -99,7 +100,8 @@ def latent_report(model: Any, x: Tensor, *, guide: Any | None = None, particles:
             )
         means = torch.stack([draw[name]["fn"].mean for draw in draws]).mean(0)
         latent = terms.latents[name]
-        per_dimension = latent.kl.mean((0, 1)) if latent.kl is not None and latent.kl.shape[-1] > 1 else None
+        units = site["value"].shape[-1]
+        per_dimension = latent.kl.mean((0, 1)) if latent.kl is not None and latent.kl.shape[-1] == units else None
         kl = latent.kl.sum(-1) if latent.kl is not None else latent.log_q - latent.log_p
         sites[name] = SiteReport(
             kl=float(kl.mean()),

@@ -107,19 +107,13 @@ def log_likelihood(
         return _exact(model, x, chunk)
     programs = Programs.of(model, guide)
     programs.check(x)
-    modes = [(module, module.training) for module in programs.modules]
-    programs.train(False)
     x = x.to(_device(programs.modules, x))
-    try:
-        with pyro.validation_enabled(False), torch.random.fork_rng():
-            torch.manual_seed(seed)
-            rows_at_once = max(1, chunk // particles)
-            nesting = programs.nesting(x[:2], x.shape[0])
-            log_w = [_log_w(programs, batch, particles, nesting, chunk) for batch in x.split(rows_at_once)]
-            parts = [_per_row(w, method) for w in log_w]
-    finally:
-        for module, training in modes:
-            module.train(training)
+    with programs.evaluating(), pyro.validation_enabled(False), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rows_at_once = max(1, chunk // particles)
+        nesting = programs.nesting(x[:rows_at_once], x.shape[0])
+        log_w = [_log_w(programs, batch, particles, nesting, chunk) for batch in x.split(rows_at_once)]
+        parts = [_per_row(w, method) for w in log_w]
     rows, errors, ess = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     n = rows.shape[0]
     return LogLikelihood(
@@ -154,10 +148,11 @@ def _log_w(programs: Programs, x: Tensor, particles: int, nesting: int, chunk: i
     for start in range(0, particles, at_once):
         k = min(at_once, particles - start)
         terms = run(programs.model, programs.guide, *programs.args(x, x.shape[0]), particles=k, nesting=nesting)
-        if terms.global_latents or terms.n_rows != x.shape[0]:
+        if terms.global_latents or terms.n_rows != x.shape[0] or terms.thinned:
+            inside = ", with a subsampled plate inside" if terms.thinned else ""
             raise ModelError(
-                got=f"{len(terms.global_latents)} global latent sites and {terms.n_rows} rows for {x.shape[0]} data",
-                need="latents that are all local to a plate over the rows",
+                got=f"{len(terms.global_latents)} global latents and {terms.n_rows} rows for {x.shape[0]} data{inside}",
+                need="latents that are all local to a plate over the rows, and all entries of a row",
                 fix="the ELBO objective, which bounds the evidence of the whole data set",
             )
         out.append(terms.log_w.double())

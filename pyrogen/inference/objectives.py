@@ -85,7 +85,7 @@ class ELBO(Objective):
         return self.gradient == "stl"
 
     def value(self, terms: Terms, step: int) -> Value:
-        kls = {name: self._kl(site) for name, site in terms.latents.items()}
+        kls = {name: self._kl(name, site) for name, site in terms.latents.items()}
         beta = at(self.beta, step)
         weighted_kl = {name: beta * terms.latents[name].scale * kl.sum(-1) for name, kl in kls.items()}
         local, overall = _split(terms, terms.weighted_likelihood, weighted_kl)
@@ -101,8 +101,14 @@ class ELBO(Objective):
         lack = site.scale * (average.clamp(min=self.free_bits) - average).sum()
         return lack / terms.size if site.is_global else lack
 
-    def _kl(self, site: Latent) -> Tensor:
+    def _kl(self, name: str, site: Latent) -> Tensor:
         """(K, N, D), in closed form or as the sampled log q - log p."""
+        if self.free_bits and (site.is_auxiliary or isinstance(site.scale, Tensor)):
+            raise ModelError(
+                got=f"free bits and site {name!r}, " + ("auxiliary" if site.is_auxiliary else "with weighted rows"),
+                need="one KL per latent site, with one weight",
+                fix="free_bits=0",
+            )
         if self.free_bits and not site.reparameterized and site.kl is None:
             raise ModelError(
                 got="free bits on a site without closed-form KL and without reparameterisation",
@@ -143,6 +149,12 @@ class IWAE(Objective):
         return self.gradient == "dreg"
 
     def value(self, terms: Terms, step: int) -> Value:
+        if terms.thinned:
+            raise ModelError(
+                got="an importance-weighted bound with a subsampled plate inside the rows",
+                need="every entry of a row: a weight from some of them, scaled up, bounds nothing",
+                fix="ELBO(), or subsampling of rows only",
+            )
         beta = at(self.beta, step)
         kls = {name: site.log_q - site.log_p for name, site in terms.latents.items()}
         weighted = {name: beta * terms.latents[name].scale * kl for name, kl in kls.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +47,9 @@ class Programs:
 
     @property
     def modules(self) -> list[nn.Module]:
-        found = [self.pair, self.model, self.guide]
-        return [module for module in found if isinstance(module, nn.Module)]
+        """The pair, and what the programs are or are methods of."""
+        found = [self.pair, *(getattr(program, "__self__", program) for program in (self.model, self.guide))]
+        return list({id(module): module for module in found if isinstance(module, nn.Module)}.values())
 
     def args(self, x: Tensor, size: int) -> tuple[Any, ...]:
         return (x, size) if self.pair is not None and self.guide == self.pair.guide else (x,)
@@ -72,6 +74,17 @@ class Programs:
         for module in self.modules:
             module.train(mode)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode, and then for each submodule the mode that it was in."""
+        modes = [(part, part.training) for module in self.modules for part in module.modules()]
+        self.train(False)
+        try:
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training
+
     def nesting(self, x: Tensor, size: int) -> int:
         if self.pair is not None:
             return self.pair.plate_nesting
@@ -81,7 +94,14 @@ class Programs:
         """One step without consequences and with Pyro's validation on, so that what is wrong shows now."""
         with torch.no_grad(), pyro.validation_enabled(True), torch.random.fork_rng():
             terms = run(self.model, self.guide, *self.args(x, size))
-        if terms.global_latents and terms.size != size:
+        rows = x.shape[0]
+        if rows < size and terms.n_rows % rows:
+            raise ModelError(
+                got=f"a model without a plate over the {rows} rows of a minibatch",
+                need="rows that are told apart, to take some of them at a time",
+                fix=f"pyro.plate(name, len(x)) around them, or batch_size={size} if they are one observation",
+            )
+        if terms.global_latents and terms.size * rows != size * terms.n_rows:
             raise ModelError(
                 got=f"a plate over {terms.size} rows in a model with global latents, trained on minibatches of {size}",
                 need="terms scaled to the whole data set",

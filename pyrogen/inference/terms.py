@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,13 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 
 from pyrogen.distributions import closed_form_kl, kl_per_dimension
 from pyrogen.errors import ModelError
-from pyrogen.inference.layout import Layout, Site
+from pyrogen.inference.layout import PARTICLES, Layout, Site
 
 Program = Callable[..., Any]
 
@@ -33,6 +35,7 @@ class Latent:
     reparameterized: bool
     event_dim: int
     kl: Tensor | None = None  # KL(q || p) in closed form, (K, N, D) or (K, N, 1)
+    is_auxiliary: bool = False  # a site that only the guide has
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Terms:
     latents: dict[str, Latent]
     size: int
     layout: Layout
+    thinned: bool = False  # a plate inside the rows is subsampled: log p(x | z) of a row is an estimate
     entering: dict[str, Tensor] = field(default_factory=dict)  # z as the model saw it, for gradient hooks
 
     @property
@@ -113,15 +117,16 @@ def run(
         ModelError: latent sites of guide and model differ, the guide sampled other shapes than the
             model expects, or rows cannot be told.
     """
+    noise = _RandomState() if stop_guide else None
     if particles > 1:
         nesting = plate_nesting(model, guide, *args) if nesting is None else nesting
         model, guide = _in_particles(model, particles, nesting), _in_particles(guide, particles, nesting)
     guide_trace = poutine.trace(guide).get_trace(*args)
     entering = _pass_through(guide_trace) if stop_guide else {}
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-    if stop_guide:
-        with _held(guide_trace):
-            guide_trace = poutine.trace(poutine.replay(guide, trace=guide_trace)).get_trace(*args)
+    model_trace = poutine.trace(_Replay(guide_trace)(model)).get_trace(*args)
+    if noise is not None:
+        with noise.again(), _held(guide_trace), _Redraw(guide_trace):
+            guide_trace = poutine.trace(guide).get_trace(*args)
     _check_sites(model_trace, guide_trace)
     return _collect(model_trace, guide_trace, entering)
 
@@ -130,7 +135,7 @@ def plate_nesting(model: Program, guide: Program, *args: Any) -> int:
     """The depth of the plates in both programs, found by running them once without gradients."""
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
         guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+        model_trace = poutine.trace(_Replay(guide_trace)(model)).get_trace(*args)
     sites: list[Site] = [*guide_trace.nodes.values(), *model_trace.nodes.values()]
     dims = [frame.dim for s in sites if s["type"] == "sample" for frame in s["cond_indep_stack"] if frame.vectorized]
     return -min(dims, default=0)
@@ -146,7 +151,9 @@ def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
 
 
 def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
-    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and s["is_observed"]}
+    """Sample sites with data, without the records that pyro.deterministic makes."""
+    sites: list[tuple[str, Site]] = [(n, s) for n, s in trace.nodes.items() if s["type"] == "sample"]
+    return {n: s for n, s in sites if s["is_observed"] and not (s["infer"] or {}).get("_deterministic")}
 
 
 def parameter_leaves(trace: poutine.Trace) -> dict[str, Tensor]:
@@ -159,7 +166,7 @@ def parameter_leaves(trace: poutine.Trace) -> dict[str, Tensor]:
 
 def _in_particles(program: Program, particles: int, nesting: int) -> Program:
     def vectorized(*args: Any) -> Any:
-        with pyro.plate("particles", particles, dim=-1 - nesting):
+        with pyro.plate(PARTICLES, particles, dim=-1 - nesting):
             return program(*args)
 
     return vectorized
@@ -174,10 +181,65 @@ def _pass_through(trace: poutine.Trace) -> dict[str, Tensor]:
     return entering
 
 
+class _Replay(ReplayMessenger):
+    """poutine.replay, which gives the guide's rows to the model's plates too, also when they are another number."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        super()._pyro_sample(msg)
+        if msg["done"] and poutine.util.site_is_subsample(msg):
+            need, got = msg["fn"].size, self.trace.nodes[msg["name"]]["fn"].size
+            if need != got:
+                raise ModelError(
+                    got=f"plate {msg['name']!r} of {got} rows in the guide",
+                    need=f"{need}, as in the model",
+                    fix="a guide that follows the data it is called with (an AutoGuide with local latents keeps "
+                    "the number of rows of its first call)",
+                )
+
+
+class _RandomState:
+    """Torch's random state as it is now, to run something in the same noise later."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        now = _RandomState()
+        try:
+            self._set()
+            yield
+        finally:
+            now._set()
+
+    def _set(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+
+
+class _Redraw(Messenger):
+    """Lets a program draw, then gives it a trace's draws instead.
+
+    poutine.replay would not draw. Noise that is no site, such as dropout's, would then come from another
+    place of the random stream, and the density would not be the one that z was drawn from.
+    """
+
+    def __init__(self, trace: poutine.Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg["value"] = self.trace.nodes[msg["name"]]["value"]
+
+
 @contextmanager
 def _held(trace: poutine.Trace) -> Iterator[None]:
-    """Treat the parameters that the trace used as constants."""
-    leaves = [leaf for leaf in parameter_leaves(trace).values() if leaf.requires_grad]
+    """Treat the parameters that the trace used as constants, those of modules that Pyro was not told of too."""
+    known = [*parameter_leaves(trace).values(), *_leaves(site["value"] for site in latent_sites(trace).values())]
+    leaves = list({id(leaf): leaf for leaf in known if leaf.requires_grad}.values())
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not registered in the param store")
@@ -189,32 +251,52 @@ def _held(trace: poutine.Trace) -> Iterator[None]:
             leaf.requires_grad_(True)
 
 
+def _leaves(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves of autograd's graph that the tensors were computed from."""
+    todo: list[Any] = [t.grad_fn for t in tensors]
+    seen: set[Any] = {None}
+    leaves = []
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                leaves.append(node.variable)
+    return leaves
+
+
 def _collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: dict[str, Tensor]) -> Terms:
     observed, latents = observed_sites(model_trace), latent_sites(guide_trace)
     order = [name for name in model_trace.nodes if name in latents]
     layout = Layout.of(list(observed.values()), [model_trace.nodes[name] for name in order])
     likelihood = weighted = torch.zeros(())
     for site in observed.values():
-        log_prob = layout.reduce(_log_prob(site), site)
-        likelihood = likelihood + log_prob
-        weighted = weighted + _program_scale(site) * log_prob
+        log_prob = _log_prob(site)
+        likelihood = likelihood + layout.reduce(log_prob, site)
+        # inside the sum, because a scale may be a tensor in the shape of the plates
+        weighted = weighted + layout.reduce(_program_scale(site) * log_prob, site)
     terms = {
         name: _latent(layout, model_trace.nodes[name], site, exact=_parents_first(name, order, list(latents)))
         if name in order
         else _auxiliary(layout, site)
         for name, site in latents.items()
     }
-    return Terms(likelihood, weighted, terms, layout.full_size, layout, entering)
+    _check_auxiliary(terms)
+    in_rows = [*observed.values(), *(s for n, s in latents.items() if not terms[n].is_global)]
+    thinned = any(layout.inner_scale(site) != 1 for site in in_rows)
+    return Terms(likelihood, weighted, terms, layout.full_size, layout, thinned, entering)
 
 
 def _latent(layout: Layout, p_site: Site, q_site: Site, exact: bool) -> Latent:
+    _check_plates(layout, p_site, q_site)
     kl = None
     if exact and p_site["mask"] is None and q_site["mask"] is None:
         kl = _closed_form(layout, p_site, q_site)
     return Latent(
         log_p=layout.reduce(_log_prob(p_site), p_site),
         log_q=layout.reduce(_log_prob(q_site), q_site),
-        scale=_one_scale(p_site, q_site),
+        scale=_one_scale(layout, p_site, q_site),
         is_global=layout.is_global(p_site),
         reparameterized=bool(getattr(q_site["fn"], "has_rsample", False)),
         event_dim=q_site["fn"].event_dim,
@@ -228,10 +310,11 @@ def _auxiliary(layout: Layout, q_site: Site) -> Latent:
     return Latent(
         log_p=torch.zeros_like(log_q),
         log_q=log_q,
-        scale=_program_scale(q_site),
+        scale=_row_scale(layout, q_site),
         is_global=layout.is_global(q_site),
         reparameterized=bool(getattr(q_site["fn"], "has_rsample", False)),
         event_dim=q_site["fn"].event_dim,
+        is_auxiliary=True,
     )
 
 
@@ -266,14 +349,20 @@ def _program_scale(site: Site) -> float | Tensor:
     return scale
 
 
-def _one_scale(p_site: Site, q_site: Site) -> float | Tensor:
+def _row_scale(layout: Layout, site: Site) -> float | Tensor:
+    """The site's own scale: a number, or (K, N) if rows have their own."""
+    scale = _program_scale(site)
+    return layout.per_row(scale, site) if isinstance(scale, Tensor) and scale.numel() > 1 else scale
+
+
+def _one_scale(layout: Layout, p_site: Site, q_site: Site) -> float | Tensor:
     """poutine.scale on either side, or the same on both, means the same: a weight on the site's KL."""
-    p_scale, q_scale = _program_scale(p_site), _program_scale(q_site)
+    p_scale, q_scale = _row_scale(layout, p_site), _row_scale(layout, q_site)
     if isinstance(q_scale, float) and q_scale == 1.0:
         return p_scale
     if isinstance(p_scale, float) and p_scale == 1.0:
         return q_scale
-    if not torch.allclose(torch.as_tensor(p_scale), torch.as_tensor(q_scale)):
+    if not torch.allclose(torch.as_tensor(p_scale).double(), torch.as_tensor(q_scale).double()):
         raise ModelError(
             got=f"site {p_site['name']!r} scaled by {p_scale} in the model and {q_scale} in the guide",
             need="one weight for its KL term",
@@ -294,13 +383,61 @@ def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None
     for name in in_guide:
         p: Site = model_trace.nodes[name]
         q: Site = guide_trace.nodes[name]
+        # the guide's plates may have names of their own
+        frames = {(f.dim, f.size): f for f in p["cond_indep_stack"] if f.vectorized}
+        q["cond_indep_stack"] = tuple(frames.get((f.dim, f.size), f) for f in q["cond_indep_stack"])
         expected, got = p["fn"].shape(), tuple(q["value"].shape)
-        if tuple(expected) != got and torch.broadcast_shapes(expected, got) != torch.Size(got):
+        if not _contains(got, tuple(expected)):
             raise ModelError(
                 got=f"site {name!r} of shape {got} from the guide",
                 need=f"{tuple(expected)}, as in the model",
-                fix="a guide whose plates follow the data it is called with (some AutoGuides keep the first batch size)",
+                fix="a guide whose plates follow the data it is called with",
             )
+        if not _same_mask(p["mask"], q["mask"]):
+            raise ModelError(
+                got=f"site {name!r} with other entries masked in the model than in the guide",
+                need="the same mask: an entry left out on one side stays in the bound as log p or log q alone",
+                fix="poutine.mask with the same mask around the site in both",
+            )
+
+
+def _check_plates(layout: Layout, p_site: Site, q_site: Site) -> None:
+    in_model, in_guide = layout.rows_of(p_site), layout.rows_of(q_site)
+    if in_model != in_guide or p_site["fn"].event_dim != q_site["fn"].event_dim:
+        raise ModelError(
+            got=f"site {p_site['name']!r} in plates of rows {in_guide} (dimension: size) and with "
+            f"{q_site['fn'].event_dim} event dimensions in the guide",
+            need=f"{in_model} and {p_site['fn'].event_dim}, as in the model",
+            fix="the same pyro.plate and the same to_event in both programs",
+        )
+
+
+def _check_auxiliary(latents: dict[str, Latent]) -> None:
+    """A scale of one site cannot be told to the auxiliary site that it is drawn through."""
+    scales = [site.scale for site in latents.values()]
+    if any(site.is_auxiliary for site in latents.values()) and any(
+        isinstance(scale, Tensor) or scale != scales[0] for scale in scales
+    ):
+        raise ModelError(
+            got="poutine.scale on some latent sites, and a guide that draws them through auxiliary ones",
+            need="one weight for all of their KL terms",
+            fix="beta in the objective, or poutine.scale around both programs",
+        )
+
+
+def _contains(shape: tuple[int, ...], part: tuple[int, ...]) -> bool:
+    """Whether a tensor of shape `part` broadcasts to `shape`."""
+    try:
+        return torch.broadcast_shapes(shape, part) == torch.Size(shape)
+    except RuntimeError:
+        return False
+
+
+def _same_mask(p_mask: Any, q_mask: Any) -> bool:
+    if not (isinstance(p_mask, Tensor) or isinstance(q_mask, Tensor)):
+        return True  # a whole site may be masked in the model alone: a flat prior
+    p_mask, q_mask = (torch.as_tensor(True if mask is None else mask) for mask in (p_mask, q_mask))
+    return bool((p_mask.to(q_mask.device) == q_mask).all())
 
 
 __all__ = ["Latent", "Terms", "latent_sites", "observed_sites", "plate_nesting", "run"]

@@ -1,0 +1,182 @@
+"""The state of a training run: all that its next step depends on, and the steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from pyrogen.errors import NonFiniteError
+from pyrogen.inference.objectives import Objective
+from pyrogen.inference.programs import Programs
+from pyrogen.inference.schedules import Schedule
+
+Optimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+
+class Training:
+    """Weights, optimiser, average, random state, position in the data, history, best epoch.
+
+    A pass over the data is `permutation` cut into batches; `position` rows of it are done and their
+    bounds sum to `total`. So a run can stop after any step and go on as if it had not.
+
+    Args:
+        programs: what is trained; on the device of `data`.
+        data: the rows.
+        validation: rows to score after each epoch.
+        average: decay of the exponential average of the weights.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        data: Tensor,
+        validation: Tensor | None,
+        objective: Objective,
+        *,
+        batch_size: int,
+        learning_rate: float,
+        schedule: Schedule | None,
+        optimizer: Optimizer | None,
+        clip: float | None,
+        average: float | None,
+        seed: int,
+    ) -> None:
+        self.programs, self.data, self.validation, self.objective = programs, data, validation, objective
+        self.batch_size, self.clip, self.average, self.seed = batch_size, clip, average, seed
+        self._start()
+        parameters = list(self.named.values())
+        self.optimizer = optimizer(parameters) if optimizer else torch.optim.Adam(parameters, learning_rate, fused=True)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
+        self.averaged = [p.detach().clone() for p in parameters] if average else []
+        self.order = torch.Generator().manual_seed(seed)
+        self.permutation = torch.zeros(0, dtype=torch.long)
+        self.position, self.total = 0, torch.zeros((), device=data.device, dtype=torch.float64)
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.history: dict[str, list[float]] = {"epoch": [], "step": [], "train": [], "seconds": []}
+        if validation is not None:
+            self.history["valid"] = []
+        self.best_score, self.best_epoch = -math.inf, 0
+        self.best: list[Tensor] = []
+
+    def _start(self) -> None:
+        """Everything about the programs that can fail, before the first step."""
+        first, size = self.data[: self.batch_size], self.size
+        self.named = self.programs.parameters(first, size)  # a lazy guide makes its parameters here
+        self.nesting = self.programs.nesting(first, size)
+        self.programs.rehearse(first, size, self.objective, self.nesting)
+
+    @property
+    def size(self) -> int:
+        return self.data.shape[0]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return list(self.named.values())
+
+    def batches(self) -> Iterator[Tensor]:
+        """The rest of this pass over the data, or a new pass in a new order."""
+        if self.position == 0:
+            self.permutation = torch.randperm(self.size, generator=self.order)
+            self.total.zero_()
+        rows = self.permutation.to(self.data.device)
+        while self.position < self.size:
+            yield self.data[rows[self.position : self.position + self.batch_size]]
+
+    def update(self, x: Tensor) -> None:
+        """One step on a minibatch."""
+        bound = self.gradient(x)
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        if self.scheduler:
+            self.scheduler.step()
+        if self.average:
+            self._follow(self.average)
+        self.step += 1
+        self.position += len(x)
+        self.total += bound * len(x)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Leave the gradient of the loss in the parameters; give the bound."""
+        value = self.objective(
+            self.programs.model,
+            self.programs.guide,
+            *self.programs.args(x, self.size),
+            step=self.step,
+            nesting=self.nesting,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        value.loss.backward()
+        return value.bound
+
+    def close_epoch(self) -> None:
+        """Write the pass into the history; score the validation rows.
+
+        Raises:
+            NonFiniteError: the mean bound of the pass is NaN or infinite.
+        """
+        train = float(self.total) / self.size
+        if not math.isfinite(train):
+            raise NonFiniteError(
+                got=f"a bound of {train} between steps {self.step - math.ceil(self.size / self.batch_size)} "
+                f"and {self.step}",
+                need="finite values",
+                fix="a smaller learning_rate, clip=1.0, or data on a smaller scale",
+            )
+        self.epoch, self.position = self.epoch + 1, 0
+        for key, value in {"epoch": self.epoch, "step": self.step, "train": train, "seconds": self.seconds}.items():
+            self.history[key].append(value)
+        if self.validation is not None:
+            self._validate(self.validation)
+
+    def _validate(self, x: Tensor) -> None:
+        self._swap()
+        score = self._score(x)
+        self.history["valid"].append(score)
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, self.epoch
+            self.best = [p.detach().clone() for p in self.parameters]
+        self._swap()
+
+    @torch.no_grad()
+    def _score(self, x: Tensor) -> float:
+        """The mean bound of rows, in the same noise at every call."""
+        total = torch.zeros((), device=x.device, dtype=torch.float64)
+        with self.programs.evaluating(), torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            for batch in x.split(max(self.batch_size, 500)):
+                value = self.objective(
+                    self.programs.model,
+                    self.programs.guide,
+                    *self.programs.args(batch, x.shape[0]),
+                    step=self.step,
+                    nesting=self.nesting,
+                )
+                total += value.bound * len(batch)
+        return float(total) / x.shape[0]
+
+    @torch.no_grad()
+    def _follow(self, average: float) -> None:
+        # the decay grows from 0.1 as in Adam's bias correction, or the start would weigh for ever
+        decay = min(average, (1 + self.step) / (10 + self.step))
+        for averaged, parameter in zip(self.averaged, self.parameters, strict=True):
+            averaged.lerp_(parameter, 1 - decay)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange the weights and their average, if there is one."""
+        for parameter, averaged in zip(self.parameters, self.averaged, strict=False):
+            kept = parameter.clone()
+            parameter.copy_(averaged)
+            averaged.copy_(kept)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Leave the best, or the averaged, weights in the model."""
+        chosen = self.best or self.averaged
+        for parameter, value in zip(self.parameters, chosen, strict=False):
+            parameter.copy_(value)
+
