@@ -1,17 +1,17 @@
 """A recipe in TOML: which model, which data, how to train, how to judge. Checked key by key before any work.
 
-    seed = 0
-    [model]                     # name, and the settings of that model
-    name = "vae"
-    latent = 8
-    [data]                      # name, and the options of that data set
-    name = "digits"
-    [objective]                 # optional, as all that follow; defaults are in the classes below
-    name = "elbo"
-    [fit]
-    epochs = 100
-    [evaluate]
-    particles = 500
+seed = 0
+[model]                     # name, and the settings of that model
+name = "vae"
+latent = 8
+[data]                      # name, and the options of that data set
+name = "digits"
+[objective]                 # optional, as all that follow; defaults are in the classes below
+name = "elbo"
+[fit]
+epochs = 100
+[evaluate]
+particles = 500
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ class Recipe:
                 got=f"{path}, which cannot be read: {error.strerror}", need="a recipe file", fix="the path of a .toml"
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RecipeError(got=f"{path}, which is not TOML: {error}", need="valid TOML", fix="a look there") from error
+            raise RecipeError(
+                got=f"{path}, which is not TOML: {error}", need="valid TOML", fix="a look there"
+            ) from error
         return cls.of(tables, str(path))
 
     @classmethod
@@ -125,9 +127,7 @@ class Recipe:
         model, settings = _named("model", tables, source)
         data, options = _named("data", tables, source)
         parts = {name: _table(name, tables.get(name, {}), source) for name in _TABLES}
-        recipe = cls(model, settings, data, options, seed=seed, **parts)
-        _check_together(recipe, source)
-        return recipe
+        return _completed(cls(model, settings, data, options, seed=seed, **parts), source)
 
     def tables(self) -> dict[str, Any]:
         """The nested tables with all defaults filled in; `of` and a TOML file take them."""
@@ -197,14 +197,14 @@ def _checked(key: str, value: Any, hint: Any, limits: Mapping[str, Any], where: 
     """The value, if it is of the type and within the limits; a whole number may stand for a float."""
     kind = next(t for t in typing.get_args(hint) if t is not types.NoneType) if typing.get_args(hint) else hint
     right = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-    choices = limits.get("choices")
+    choices, here = limits.get("choices"), f"{key} = {value!r} in {where}"
     in_range = right and (kind is str or _within(value, limits))
     if right and in_range and (choices is None or value in choices):
         return kind(value)
     if choices is not None:
         near = _nearest(value, choices)
-        raise RecipeError(got=f"{key} = {value!r} in {where}", need=f"one of {_list(choices)}", fix=f'{key} = "{near}"')
-    raise RecipeError(got=f"{key} = {value!r} in {where}", need=_need(kind, limits), fix=f"{key} = {_example(kind, limits)}")
+        raise RecipeError(got=here, need=f"one of {_list(choices)}", fix=f'{key} = "{near}"')
+    raise RecipeError(got=here, need=_need(kind, limits), fix=f"{key} = {_example(kind, limits)}")
 
 
 def _within(value: float, limits: Mapping[str, Any]) -> bool:
@@ -219,7 +219,7 @@ def _within(value: float, limits: Mapping[str, Any]) -> bool:
 
 def _need(kind: type, limits: Mapping[str, Any]) -> str:
     words = {int: "a whole number", float: "a number", str: "a word in quotes"}[kind]
-    said = [f"{name} {limits[key]:g}" for key, name in _LIMITS if limits.get(key, _MANY) != _MANY]
+    said = [f"{name} {limits[key]}" for key, name in _LIMITS if key in limits]
     return " ".join([words, " and ".join(said)]).strip()
 
 
@@ -234,47 +234,45 @@ def _example(kind: type, limits: Mapping[str, Any]) -> str:
     return "0.5" if limits.get("below") == 1.0 else "0.001"
 
 
-def _check_together(recipe: Recipe, source: str) -> None:
-    """What each key allows by itself, but not all of them together."""
+def _completed(recipe: Recipe, source: str) -> Any:
+    """Check what each key allows by itself, but not all of them together; fill in what depends on the rest."""
     from pyrogen.models import MODELS, Explicit, Pair
 
-    objective, where = recipe.objective, f"[objective] of {source}"
+    objective, evaluate = recipe.objective, recipe.evaluate
     own = {"elbo": "stl", "iwae": "dreg"}[objective.name]
-    model = MODELS[recipe.model]
+    explicit, pair = (issubclass(MODELS[recipe.model], contract) for contract in (Explicit, Pair))
+    found: tuple[str, str, str] | None = None
     if objective.gradient not in ("auto", own):
-        raise RecipeError(
-            got=f'gradient = "{objective.gradient}" for {objective.name} in {where}',
-            need=f"auto or {own}",
-            fix=f'gradient = "{own}"',
-        )
-    if objective.free_bits and objective.name != "elbo":
-        raise RecipeError(got=f"free_bits for {objective.name} in {where}", need="elbo", fix='name = "elbo"')
-    if recipe.fit.hold and recipe.fit.schedule != "cosine":
-        raise RecipeError(
-            got=f"hold without a cosine in [fit] of {source}", need='schedule = "cosine"', fix="without hold"
-        )
-    if recipe.evaluate.method == "exact" and not issubclass(model, Explicit):
-        raise RecipeError(
-            got=f'method = "exact" for {recipe.model} in [evaluate] of {source}',
-            need="a model with an exact log p(x)",
-            fix='method = "iwae"',
-        )
-    if recipe.evaluate.method in ("iwae", "elbo") and not issubclass(model, Pair):
-        raise RecipeError(
-            got=f'method = "{recipe.evaluate.method}" for {recipe.model} in [evaluate] of {source}',
-            need="a model with a guide",
-            fix='method = "auto"',
-        )
+        found = f'gradient = "{objective.gradient}" for {objective.name}', f"auto or {own}", f'gradient = "{own}"'
+    elif objective.free_bits and objective.name != "elbo":
+        found = f"free_bits for {objective.name}", "elbo", 'name = "elbo" in [objective]'
+    elif recipe.fit.hold and recipe.fit.schedule != "cosine":
+        found = "hold without a cosine in [fit]", 'schedule = "cosine"', "leaving out hold"
+    elif evaluate.method == "exact" and not explicit:
+        found = f'method = "exact" for {recipe.model}', "a model with an exact log p(x)", 'method = "iwae"'
+    elif evaluate.method in ("iwae", "elbo") and not pair:
+        found = f'method = "{evaluate.method}" for {recipe.model}', "a model with a guide", 'method = "exact"'
+    if found:
+        got, need, fix = found
+        raise RecipeError(got=f"{got} in {source}", need=need, fix=fix)
+    particles = objective.particles or {"elbo": 1, "iwae": 5}[objective.name]
+    method = evaluate.method if evaluate.method != "auto" else "exact" if explicit else "iwae"
+    return dataclasses.replace(
+        recipe,
+        objective=dataclasses.replace(objective, particles=particles),
+        evaluate=dataclasses.replace(evaluate, method=method),
+    )
 
 
 def _unknown(key: str, known: Iterable[str], where: str, table: str = "") -> RecipeError:
-    elsewhere = [name for name, cls in _TABLES.items() if name != table and key in {f.name for f in dataclasses.fields(cls)}]
+    fields = {name: [f.name for f in dataclasses.fields(cls)] for name, cls in _TABLES.items() if name != table}
+    elsewhere = [name for name, keys in fields.items() if key in keys]
     fix = f"moving it to [{elsewhere[0]}]" if elsewhere else repr(_nearest(key, known))
     return RecipeError(got=f"unknown key {key!r} in {where}", need=f"one of {_list(known)}", fix=fix)
 
 
 def _nearest(word: Any, known: Iterable[str]) -> str:
-    return difflib.get_close_matches(str(word).lower().replace("_", "-"), list(known), n=1, cutoff=0)[0]
+    return difflib.get_close_matches(str(word).lower(), list(known), n=1, cutoff=0)[0]
 
 
 def _list(known: Iterable[str]) -> str:

@@ -1,0 +1,5 @@
+"""The command line: `pyrogen models`, `fit`, `run`, `sample`, `evaluate`."""
+
+from pyrogen.cli.commands import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,107 @@
+"""Draws and reconstructions of a trained model, and the pictures that a run leaves of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrogen.data import Dataset
+from pyrogen.diagnostics import curves, image_grid, latent_map, reconstructions
+from pyrogen.errors import PyrogenError
+from pyrogen.models import Model, Pair
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAP_ROWS = 5000
+"""More points than this hide each other."""
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+@torch.no_grad()
+def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """n draws x of the model, (n, D), and what each is a draw around: E[x | z], or x itself without a z."""
+    device = next(model.parameters()).device
+    drawn, means = [], []
+    with torch.random.fork_rng(), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        for part in torch.zeros(n, model.width, device=device).split(500):
+            if isinstance(model, Pair):
+                site = _observed(poutine.uncondition(model.model), part)
+                drawn.append(site["value"])
+                means.append(site["fn"].mean)
+            else:
+                drawn.append(model.sample(len(part)))  # type: ignore[operator]
+                means.append(drawn[-1])
+    return torch.cat(drawn).cpu(), torch.cat(means).cpu()
+
+
+@torch.no_grad()
+def reconstruct(model: Pair, x: Tensor, seed: int) -> Tensor:
+    """E[x | z] at one draw z of the guide for each row of x, (N, D)."""
+    x = x.to(next(model.parameters()).device)
+    with torch.random.fork_rng(), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        codes = poutine.trace(model.guide).get_trace(x)
+        return _observed(poutine.replay(model.model, trace=codes), x)["fn"].mean.cpu()
+
+
+def pictures(
+    model: Model, data: Dataset, split: str, history: Mapping[str, Sequence[float]], seed: int
+) -> Iterator[tuple[str, Figure | str]]:
+    """The pictures of a run by file name, or the reason why there is none."""
+    yield "curves.png", _or_reason(curves, history, title=f"{type(model).__name__} on {data.name}")
+    x = data[split]
+    no_picture = "" if data.shape[0] in (1, 3) and min(data.shape[1:]) > 1 else f"{data.name} has no pictures"
+    yield (
+        "samples.png",
+        no_picture
+        or _or_reason(
+            lambda: image_grid(draw(model, 100, seed)[1], data.shape, title="samples: E[x | z], z from the prior")
+        ),
+    )
+    if not isinstance(model, Pair):
+        no_picture = no_picture or f"{type(model).__name__} has no guide"
+    yield (
+        "reconstructions.png",
+        no_picture
+        or _or_reason(
+            lambda: reconstructions(x[:30], reconstruct(model, x[:30], seed), data.shape)  # type: ignore[arg-type]
+        ),
+    )
+    yield "latent-map.png", _or_reason(_map, model, x[:MAP_ROWS], data.labels.get(split))
+
+
+@torch.no_grad()
+def _map(model: Any, x: Tensor, labels: Tensor | None) -> Figure | str:
+    if not hasattr(model, "encode"):
+        return f"{type(model).__name__} has no encoder"
+    device = next(model.parameters()).device
+    mean = torch.cat([model.encode(part.to(device)).mean.cpu() for part in x.split(500)])
+    if mean.shape[1] < 2:
+        return "a code of one dimension has no plane"
+    return latent_map(mean, None if labels is None else labels[: len(x)], title="means of q(z | x)")
+
+
+def _or_reason(make: Any, *args: Any, **settings: Any) -> Figure | str:
+    try:
+        return make(*args, **settings)
+    except (PyrogenError, NotImplementedError) as error:
+        return str(error)
+
+
+def _observed(program: Any, x: Tensor) -> dict[str, Any]:
+    """The site "x" of one run of the program on the rows x."""
+    return poutine.trace(program).get_trace(x).nodes["x"]

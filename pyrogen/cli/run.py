@@ -1,0 +1,248 @@
+"""A recipe, carried out: data, model, training, the number, and a folder that holds what came of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrogen import __version__
+from pyrogen.cli import toml
+from pyrogen.cli.build import build_model, check_data, load_data, objective, schedule
+from pyrogen.cli.folder import FILES, Folder
+from pyrogen.cli.pictures import pictures, png
+from pyrogen.cli.recipe import Recipe
+from pyrogen.data import Dataset
+from pyrogen.diagnostics import khat, khat_threshold, to_arviz
+from pyrogen.errors import PyrogenError
+from pyrogen.evaluate import latent_report, log_likelihood
+from pyrogen.inference import Fit, fit
+from pyrogen.inference.checkpoint import save_weights, write_whole
+from pyrogen.models import Model, Pair
+from pyrogen.ops import resolve_device
+
+POSTERIOR_ROWS, POSTERIOR_DRAWS = 200, 200
+LATENT_ROWS = 2000
+"""Of the evaluated split: enough for the latent report, whose mutual information compares all pairs of rows."""
+
+
+@dataclass
+class Outcome:
+    """What a run left: its folder, the content of result.json, and why some files are not there."""
+
+    folder: Path
+    result: dict[str, Any]
+    not_made: dict[str, str] = field(default_factory=dict)
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    source: str = "the recipe",
+    overwrite: bool = False,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Outcome:
+    """Train what the recipe describes, evaluate it, and write the folder `out`.
+
+    Whatever can be wrong in the recipe, the data, the device or the folder is found before training. The
+    weights and a first result.json, without the number, are there as soon as training ends.
+
+    Args:
+        source: where the recipe is from, for messages.
+        overwrite: replace the files of an earlier run in `out`.
+        quiet: nothing on stderr.
+
+    Raises:
+        RecipeError, DataError, SupportError, DeviceError, OutputError: before any work, nothing was written.
+        NonFiniteError: training diverged.
+    """
+    start = time.perf_counter()
+    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    target = resolve_device(device)
+    folder = Folder(out, overwrite=overwrite)
+    try:
+        data = load_data(recipe, source)
+        model = build_model(recipe, data.width, data.shape, data.support, source)
+        splits = [name for name in ("train", "valid", recipe.evaluate.split) if name in data.splits]
+        check_data(model, data, splits)
+        model.prepare(data["train"])
+        rows = f"{len(data['train']):,} rows of {data.name}"
+        say(f"{recipe.model}, {_parameters(model):,} parameters, on {rows}, {target}")
+        trained = _fit(recipe, model, data, target, not quiet)
+    except BaseException:
+        folder.give_up()
+        raise
+    say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
+    outcome = Outcome(folder.path, _result(recipe, data, trained))
+    _keep(outcome, folder, recipe, trained)
+    try:
+        _measure(outcome, recipe, data, trained, say)
+    except KeyboardInterrupt:
+        say(f"{folder.path} holds the weights; `pyrogen evaluate {folder.path}` measures them")
+        raise
+    finally:
+        outcome.result["seconds"] = time.perf_counter() - start
+        write_json(folder.path / "result.json", outcome.result)
+    return outcome
+
+
+def _fit(recipe: Recipe, model: Model, data: Dataset, device: torch.device, progress: bool) -> Fit:
+    table = recipe.fit
+    return fit(
+        model,
+        data["train"],
+        objective=objective(recipe),
+        epochs=table.epochs,
+        batch_size=table.batch_size,
+        learning_rate=table.learning_rate,
+        schedule=schedule(recipe, len(data["train"])),
+        clip=table.clip,
+        average=table.average,
+        validation=data.splits.get("valid"),
+        patience=table.patience,
+        seed=recipe.seed,
+        device=device,
+        progress=progress,
+    )
+
+
+def _keep(outcome: Outcome, folder: Folder, recipe: Recipe, trained: Fit) -> None:
+    """Write what training gave, before anything else can go wrong."""
+    path, result = folder.path, outcome.result
+    folder.clear()
+    # result.json is first and names all files, so that a run that is killed from here on can be overwritten
+    write_json(path / "result.json", result)
+    result["weights_sha256"] = save_weights(trained.model, path / "model.safetensors")
+    write_whole(path / "recipe.toml", toml.dumps(recipe.tables()).encode())
+    write_json(path / "history.json", trained.history)
+    write_json(path / "result.json", result)
+
+
+def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say: Callable[[str], None]) -> None:
+    """The number, then the pictures and the draws."""
+    model, result, table, seed = trained.model, outcome.result, recipe.evaluate, recipe.seed
+    x = data[table.split]
+    say(f"evaluating {len(x):,} rows by {table.method}")
+    number = log_likelihood(model, x, method=table.method, particles=table.particles, seed=seed)  # type: ignore[arg-type]
+    result["log_likelihood"] = number.summary()
+    result["latent"] = _latent(model, x[:LATENT_ROWS], seed)
+    say("drawing")
+    for name, picture in pictures(model, data, table.split, trained.history, seed):
+        if isinstance(picture, str):
+            outcome.not_made[name] = picture
+        else:
+            write_whole(outcome.folder / name, png(picture))
+    _posterior(outcome, trained, x[:POSTERIOR_ROWS], seed)
+    result["files"] = [name for name in FILES if name not in outcome.not_made]
+    result["not_made"] = outcome.not_made
+
+
+def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
+    """What is known when training ends."""
+    return {
+        "model": recipe.model,
+        "data": recipe.data,
+        "split": recipe.evaluate.split,
+        "seed": recipe.seed,
+        "log_likelihood": None,
+        "latent": None,
+        "khat": None,
+        "outcome": trained.outcome,
+        "last": {name: values[-1] for name, values in trained.history.items()},
+        "best_valid": max(trained.history["valid"]) if "valid" in trained.history else None,
+        "parameters": _parameters(trained.model),
+        "seconds": trained.seconds,
+        "fit_seconds": trained.seconds,
+        "device": str(next(trained.model.parameters()).device),
+        "threads": torch.get_num_threads(),
+        "settings": recipe.tables(),
+        "versions": _versions(),
+        "data_sha256": data.sha256,
+        "data_shape": list(data.shape),
+        "data_support": data.support,
+        "weights_sha256": None,
+        "files": list(FILES),
+    }
+
+
+def _latent(model: Model, x: Tensor, seed: int) -> dict[str, Any] | None:
+    if not isinstance(model, Pair) or len(x) < 2:
+        return None
+    try:
+        return latent_report(model, x, seed=seed).summary()
+    except (PyrogenError, NotImplementedError) as error:
+        return {"not_measured": str(error)}
+
+
+def _posterior(outcome: Outcome, trained: Fit, x: Tensor, seed: int) -> None:
+    """posterior.nc, and from its weights how well the guide fits, row by row."""
+    x = x.to(next(trained.model.parameters()).device)
+    try:
+        idata = to_arviz(
+            # of ArviZ's groups only the predictive one is large: D entries for every draw and row
+            trained,
+            data=(x,),
+            num_samples=POSTERIOR_DRAWS,
+            posterior_predictive=x.shape[1] <= 100,
+            seed=seed,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "posterior.nc"
+            idata.to_netcdf(str(file), engine="h5netcdf")
+            content = file.read_bytes()
+    except (PyrogenError, NotImplementedError, OSError) as error:
+        outcome.not_made["posterior.nc"] = str(error)
+        return
+    write_whole(outcome.folder / "posterior.nc", content)
+    if "log_weight" in idata.sample_stats:
+        k = khat(torch.tensor(idata.sample_stats["log_weight"].values[0]))
+        threshold = khat_threshold(POSTERIOR_DRAWS)
+        outcome.result["khat"] = {
+            "median": float(k.median()),
+            "max": float(k.max()),
+            "threshold": threshold,
+            "share_above": float((k > threshold).double().mean()),
+            "rows": k.numel(),
+            "draws": POSTERIOR_DRAWS,
+        }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """The content as JSON, in which a number that is not finite is null."""
+    write_whole(path, (json.dumps(finite(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def finite(content: Any) -> Any:
+    """The content with None for NaN and infinity, which JSON does not know."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _parameters(model: Model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _versions() -> dict[str, str]:
+    out = {"pyrogen": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for name, package in (("pyro", "pyro-ppl"), ("numpy", "numpy"), ("arviz", "arviz")):
+        try:
+            out[name] = version(package)
+        except PackageNotFoundError:
+            out[name] = "unknown"
+    return out
