@@ -15,6 +15,7 @@ from pyrogen.data import Dataset
 from pyrogen.diagnostics import curves, image_grid, latent_map, reconstructions
 from pyrogen.errors import PyrogenError
 from pyrogen.models import Model, Pair
+from pyrogen.ops import evenly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +65,7 @@ def pictures(
     """The pictures of a run by file name, or the reason why there is none."""
     yield "curves.png", _or_reason(curves, history, title=f"{type(model).__name__} on {data.name}")
     x = data[split]
+    some, mapped = x[evenly(len(x), 30)], evenly(len(x), MAP_ROWS)
     no_picture = "" if data.shape[0] in (1, 3) and min(data.shape[1:]) > 1 else f"{data.name} has no pictures"
     yield (
         "samples.png",
@@ -78,10 +80,11 @@ def pictures(
         "reconstructions.png",
         no_picture
         or _or_reason(
-            lambda: reconstructions(x[:30], reconstruct(model, x[:30], seed), data.shape)  # type: ignore[arg-type]
+            lambda: reconstructions(some, reconstruct(model, some, seed), data.shape)  # type: ignore[arg-type]
         ),
     )
-    yield "latent-map.png", _or_reason(_map, model, x[:MAP_ROWS], data.labels.get(split))
+    labels = data.labels[split][mapped] if split in data.labels else None
+    yield "latent-map.png", _or_reason(_map, model, x[mapped], labels)
 
 
 @torch.no_grad()
@@ -92,7 +95,7 @@ def _map(model: Any, x: Tensor, labels: Tensor | None) -> Figure | str:
     mean = torch.cat([model.encode(part.to(device)).mean.cpu() for part in x.split(500)])
     if mean.shape[1] < 2:
         return "a code of one dimension has no plane"
-    return latent_map(mean, None if labels is None else labels[: len(x)], title="means of q(z | x)")
+    return latent_map(mean, labels, title="means of q(z | x)")
 
 
 def _or_reason(make: Any, *args: Any, **settings: Any) -> Figure | str:

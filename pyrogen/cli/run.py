@@ -30,7 +30,7 @@ from pyrogen.evaluate import latent_report, log_likelihood
 from pyrogen.inference import Fit, fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.models import Model, Pair
-from pyrogen.ops import resolve_device
+from pyrogen.ops import evenly, resolve_device
 
 POSTERIOR_ROWS, POSTERIOR_DRAWS = 200, 200
 LATENT_ROWS = 2000
@@ -138,14 +138,14 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
     say(f"evaluating {len(x):,} rows by {table.method}")
     number = log_likelihood(model, x, method=table.method, particles=table.particles, seed=seed)  # type: ignore[arg-type]
     result["log_likelihood"] = number.summary()
-    result["latent"] = _latent(model, x[:LATENT_ROWS], seed)
+    result["latent"] = _latent(model, x[evenly(len(x), LATENT_ROWS)], seed)
     say("drawing")
     for name, picture in pictures(model, data, table.split, trained.history, seed):
         if isinstance(picture, str):
             outcome.not_made[name] = picture
         else:
             write_whole(outcome.folder / name, png(picture))
-    _posterior(outcome, trained, x[:POSTERIOR_ROWS], seed)
+    _posterior(outcome, trained, x[evenly(len(x), POSTERIOR_ROWS)], seed)
     result["files"] = [name for name in FILES if name not in outcome.not_made]
     result["not_made"] = outcome.not_made
 

@@ -1,5 +1,6 @@
 """Pure tensor functions: no parameters, no Pyro, no global state."""
 
 from pyrogen.ops.checks import check_rows, levels_of, resolve_device
+from pyrogen.ops.rows import evenly
 
-__all__ = ["check_rows", "levels_of", "resolve_device"]
+__all__ = ["check_rows", "evenly", "levels_of", "resolve_device"]

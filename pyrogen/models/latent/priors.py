@@ -67,9 +67,10 @@ class VampPrior(Prior):
     @torch.no_grad()
     def start_at(self, x: Tensor) -> None:
         """Put the pseudo-inputs near rows of x, spread evenly over it (x is in [0, 1])."""
-        picks = torch.linspace(0, x.shape[0] - 1, self.pseudo_inputs.shape[0]).long()
+        # with more pseudo-inputs than rows, rows come more than once; noise keeps those apart
+        picks = torch.arange(self.pseudo_inputs.shape[0]) * x.shape[0] // self.pseudo_inputs.shape[0]
         # 0.1 away from the ends, where the gradient of the clamp is not zero
-        self.pseudo_inputs.copy_(0.1 + 0.8 * x[picks])
+        self.pseudo_inputs.copy_(0.1 + 0.8 * x[picks] + 0.01 * torch.rand_like(self.pseudo_inputs))
 
     def forward(self, encode: Encode) -> dist.TorchDistribution:
         components = encode(self.pseudo_inputs.clamp(0, 1))
