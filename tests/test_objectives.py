@@ -17,7 +17,8 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.distributions import Bernoulli, Categorical, MixtureSameFamily, MultivariateNormal, Normal
+from pyro.distributions import Bernoulli, Categorical, LogNormal, MixtureSameFamily, MultivariateNormal, Normal
+from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -431,6 +432,30 @@ def test_in_a_two_layer_vae_all_estimators_agree_with_the_plain_gradient(shared)
     assert_same_mean(draws(IWAE(3)), draws(IWAE(3, gradient="dreg")))
 
 
+def test_with_an_auto_guide_the_path_derivatives_agree_with_the_plain_gradient():
+    """Its draws pass through auxiliary sites and a change of variables."""
+    x = torch.tensor([0.5, 1.0, 2.0], **DOUBLE)
+
+    def model(x):
+        rate = pyro.sample("rate", LogNormal(ZERO, 1.0))
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", Normal(rate, 1.0))
+            pyro.sample("x", Normal(z, 1.0), obs=x)
+
+    guide = AutoNormal(model, init_loc_fn=init_to_value(values={"rate": ZERO + 1, "z": x}), init_scale=0.5)
+    guide(x)
+
+    def draws(objective):
+        out = []
+        for _ in range(100):
+            loss = objective(model, guide, x, nesting=1).loss
+            out.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(guide.parameters()))]))
+        return torch.stack(out)
+
+    assert_same_mean(draws(ELBO(4)), draws(ELBO(4, gradient="stl")))
+    assert_same_mean(draws(IWAE(4)), draws(IWAE(4, gradient="dreg")))
+
+
 # --- variance -------------------------------------------------------------------------------------------------------
 
 
@@ -575,6 +600,21 @@ def test_the_reported_bound_is_the_formula_whatever_weighs_the_kl_in_the_loss(pa
                 value = objective(*pair, torch.full((6,), X, **DOUBLE), nesting=1, step=5)
             assert_close(value.bound, expected[key].detach(), msg=lambda m, o=objective: f"{o}: {m}")
             assert not value.bound.requires_grad
+
+
+@pytest.mark.parametrize("objective", [ELBO(2), ELBO(2, gradient="stl"), IWAE(2), IWAE(2, gradient="dreg")], ids=repr)
+def test_without_gradients_the_bound_is_the_same(objective):
+    """Validation scores are taken this way."""
+    case, noise = case_two_normals("top down"), torch.randn(2, 2, 6, **DOUBLE)
+    model, guide = case.programs(case.leaves())
+
+    def bound():
+        with normal_noise(*noise):
+            return objective(model, guide, torch.full((6,), X, **DOUBLE), nesting=1).bound
+
+    with torch.no_grad():
+        silent = bound()
+    assert_close(silent, bound())
 
 
 def test_at_beta_one_the_loss_is_minus_the_bound():
@@ -746,6 +786,7 @@ def test_free_bits_are_refused_where_there_is_no_kl_to_hold_up():
 
 def test_warmup_is_linear_from_its_start_to_one_and_stays_there():
     assert [Warmup(4)(step) for step in (0, 1, 2, 4, 100)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+    assert [Warmup(0)(step) for step in (0, 1)] == [1.0, 1.0]
     assert [Warmup(4, start=0.2)(step) for step in (0, 2, 4)] == pytest.approx([0.2, 0.6, 1.0])
 
 

@@ -128,7 +128,12 @@ class Programs:
         for trace in (guide_trace, model_trace):
             for name, leaf in parameter_leaves(trace).items():
                 found.setdefault(id(leaf), (name, leaf))
-        trainable = {name: leaf for name, leaf in found.values() if leaf.requires_grad and leaf.is_leaf}
+        trainable: dict[str, Tensor] = {}
+        for name, leaf in found.values():
+            if leaf.requires_grad and leaf.is_leaf:
+                while name in trainable:  # a model and its guide may each have a `loc`
+                    name += "'"
+                trainable[name] = leaf
         if not trainable:
             raise ModelError(
                 got="programs without parameters", need="something to train", fix="a guide with pyro.param"

@@ -22,7 +22,8 @@ class Warmup:
     start: float = 0.0
 
     def __call__(self, step: int) -> float:
-        return self.start + (1 - self.start) * min(1.0, step / max(1, self.steps))
+        done = min(1.0, step / self.steps) if self.steps > 0 else 1.0
+        return self.start + (1 - self.start) * done
 
 
 @dataclass(frozen=True)

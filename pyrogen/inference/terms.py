@@ -187,7 +187,8 @@ class _Replay(ReplayMessenger):
     def _pyro_sample(self, msg: Any) -> None:
         super()._pyro_sample(msg)
         if msg["done"] and poutine.util.site_is_subsample(msg):
-            need, got = msg["fn"].size, self.trace.nodes[msg["name"]]["fn"].size
+            need = msg["fn"].size
+            got = self.trace.nodes[msg["name"]]["fn"].size  # pyright: ignore[reportOptionalMemberAccess]
             if need != got:
                 raise ModelError(
                     got=f"plate {msg['name']!r} of {got} rows in the guide",
@@ -362,7 +363,7 @@ def _one_scale(layout: Layout, p_site: Site, q_site: Site) -> float | Tensor:
         return p_scale
     if isinstance(p_scale, float) and p_scale == 1.0:
         return q_scale
-    if not torch.allclose(torch.as_tensor(p_scale).double(), torch.as_tensor(q_scale).double()):
+    if not torch.allclose(*(torch.as_tensor(scale).double().cpu() for scale in (p_scale, q_scale))):
         raise ModelError(
             got=f"site {p_site['name']!r} scaled by {p_scale} in the model and {q_scale} in the guide",
             need="one weight for its KL term",

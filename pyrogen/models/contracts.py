@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
 from pyrogen.errors import DtypeError, SettingsError
@@ -42,10 +43,17 @@ class Model(nn.Module):
         super().__init__()
         self.width, self.support = width, support
         self.site_name = _fresh_name(type(self))
+        self._registered: dict[str, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            vars(parameter).pop("unconstrained", None)  # Pyro's weak reference, which cannot be pickled
+        return super().__getstate__()  # pyright: ignore[reportReturnType]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.site_name = _fresh_name(type(self))
+        self._registered = {}
 
     def check(self, x: Tensor) -> None:
         """Refuse data that this model has no probability for, in words. Called once per data set."""
@@ -84,11 +92,32 @@ class Pair(Model, ABC):
 
     def rows(self, x: Tensor, size: int | None = None) -> pyro.plate:
         """Register the parameters with Pyro and open the plate "rows"."""
-        # update_module_params: a store that was loaded from a file wins, so that what is stepped is what is used
-        pyro.module(self.site_name, self, update_module_params=True)
+        self._register()
         if size is None or size == x.shape[0]:
             return pyro.plate("rows", x.shape[0])
         return pyro.plate("rows", size, subsample=torch.arange(x.shape[0]))
+
+    @torch.no_grad()
+    def _register(self) -> None:
+        """Let Pyro's store hold the module's own parameters, so that what is stepped is what is used.
+
+        Where the two differ, what changed last wins: the store when it was loaded from a file, the module
+        when it was given another parameter.
+        """
+        store = pyro.get_param_store()
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if not parameter.is_contiguous():
+                parameter.data = parameter.data.contiguous()  # the store would make a copy, and train that
+            key = param_with_module_name(self.site_name, name)
+            stored = store[key].unconstrained() if key in store else parameter  # pyright: ignore[reportAttributeAccessIssue]
+            if stored is not parameter:
+                if self._registered.get(name, parameter) is parameter:
+                    parameter.copy_(stored)
+                store[key] = parameter
+            self._registered[name] = parameter
+        pyro.module(self.site_name, self)
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
