@@ -218,6 +218,18 @@ def test_an_autoguide_reaches_the_conjugate_posterior(autoguide):
     assert float(median - torch.as_tensor(spread).reshape(())) == pytest.approx(precision**-0.5, rel=0.1)
 
 
+@pytest.mark.parametrize("autoguide", [AutoNormal, AutoDiagonalNormal])
+def test_a_second_autoguide_has_parameters_of_its_own(autoguide):
+    x = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    settings = {"epochs": 50, "batch_size": 40, "learning_rate": 0.1, "progress": False}
+    first, second = autoguide(normal_mean), autoguide(normal_mean)
+    fit(normal_mean, x, guide=first, **settings)
+    before = float(first.median()["mean"])
+    fit(normal_mean, x + 50, guide=second, **settings)
+    assert float(first.median()["mean"]) == before
+    assert float(second.median()["mean"]) != before
+
+
 def test_minibatches_of_an_unscaled_model_with_global_latents_are_refused():
     def unscaled(x):
         return normal_mean(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyrogen.errors import DtypeError, ModelError, NonFiniteError, SettingsError, ShapeError, SupportError
@@ -118,6 +120,7 @@ class Programs:
 
     def parameters(self, x: Tensor, size: int) -> dict[str, Tensor]:
         """What can be trained, by name: every leaf that the two programs or their modules own."""
+        _name_apart(self.guide)
         with torch.no_grad(), torch.random.fork_rng():
             guide_trace = poutine.trace(self.guide).get_trace(*self.args(x, size))
             model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*self.args(x, size))
@@ -139,6 +142,20 @@ class Programs:
                 got="programs without parameters", need="something to train", fix="a guide with pyro.param"
             )
         return dict(sorted(trainable.items()))
+
+
+def _name_apart(guide: Any) -> None:
+    """Give an AutoGuide that has no parameters yet a name of its own in Pyro's store.
+
+    All AutoNormals are called "AutoNormal" there: a second one would take over the parameters of the first.
+    """
+    if not isinstance(guide, AutoGuide) or guide.prototype_trace is not None:
+        return
+    taken = {key.split(".")[0] for key in pyro.get_param_store().keys()}  # noqa: SIM118 (a store, not a dict)
+    name = guide._pyro_name
+    numbers = itertools.count(2)
+    while guide._pyro_name in taken:
+        guide._pyro_name = f"{name}-{next(numbers)}"
 
 
 def _describe(x: Any) -> str:
