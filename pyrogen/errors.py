@@ -77,3 +77,26 @@ class NonFiniteError(PyrogenError, FloatingPointError):
 
 class ModelError(PyrogenError, ValueError):
     """A Pyro program breaks the contract that it claims."""
+
+
+class ProcessError(PyrogenError, RuntimeError):
+    """Another process of a training is gone, or does not answer."""
+
+
+class ExtraError(PyrogenError, ImportError):
+    """A package that only an extra of pyrogen brings is not installed."""
+
+
+class Interrupted(PyrogenError, KeyboardInterrupt):  # noqa: N818, no more an error than KeyboardInterrupt is
+    """SIGINT or SIGTERM came, and the run was saved; `signal` is its number, 0 when unknown."""
+
+    def __init__(self, message: str = "", *, got: str = "", need: str = "", fix: str = "", signal: int = 0) -> None:
+        super().__init__(message, got=got, need=need, fix=fix)
+        self.signal = signal
+
+    def __reduce__(self):
+        return _interrupted, (str(self), self.got, self.need, self.fix, self.signal)
+
+
+def _interrupted(message: str, got: str, need: str, fix: str, signal: int) -> Interrupted:
+    return Interrupted(message, got=got, need=need, fix=fix, signal=signal)

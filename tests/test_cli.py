@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,14 +297,74 @@ def test_a_result_with_other_settings_does_not_take_the_weights(finished, tmp_pa
     assert "try 'latent'" in here("sample", tmp_path).stderr or "recipe.toml" in here("sample", tmp_path).stderr
 
 
-def test_an_interrupt_ends_in_130_and_leaves_nothing(tmp_path):
-    args = [sys.executable, "-m", "pyrogen", "fit", "vae", "--data", "digits", "--epochs", "1000000", "--out", "out"]
+def test_an_interrupt_saves_the_run_and_resume_ends_it_as_if_nothing_had_been(tmp_path):
+    (tmp_path / "long.toml").write_text(
+        RECIPE.replace("epochs = 2", "epochs = 30").replace("particles = 20", "particles = 2")
+    )
+    args = [sys.executable, "-m", "pyrogen", "run", "long.toml", "--out", "out"]
     with subprocess.Popen(args, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert "rows of digits" in process.stderr.readline()
+        while not (metrics := tmp_path / "out" / "metrics.jsonl").exists() or not metrics.read_text():
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted: SIGINT after step" in err and "--resume" in err
+    folder = tmp_path / "out"
+    assert sorted(os.listdir(folder)) == ["checkpoints", "config.json", "metrics.jsonl"]
+    assert here("check", folder).exit_code == 0
+    assert "--resume" in here("run", tmp_path / "long.toml", "--out", folder).stderr
+    assert here("run", tmp_path / "long.toml", "--out", folder, "--resume", "-q").exit_code == 0
+    assert here("run", tmp_path / "long.toml", "--out", tmp_path / "whole", "-q").exit_code == 0
+    assert sorted(os.listdir(folder)) == sorted(FILES)
+    for key in ("weights_sha256", "log_likelihood", "latent", "khat", "files"):
+        assert result_of(folder)[key] == result_of(tmp_path / "whole")[key]
+
+
+def test_resume_begins_goes_on_and_tells_what_is_finished(tmp_path, monkeypatch):
+    (tmp_path / "small.toml").write_text(RECIPE)
+    args = ("run", tmp_path / "small.toml", "--out", tmp_path / "out", "--resume")
+
+    def killed(*args, **settings):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyrogen.cli.run.log_likelihood", killed)  # when the weights are there and the number is not
+        assert here(*args).exception.args == ("killed",)
+    assert (tmp_path / "out" / "checkpoints").is_dir()
+    done = here(*args)
+    assert done.exit_code == 0 and "finished" in done.stderr
+    again = here(*args)
+    assert again.exit_code == 0 and "is finished" in again.stderr and again.stdout == done.stdout
+    (tmp_path / "small.toml").write_text(RECIPE.replace("seed = 3", "seed = 4"))
+    assert "finished run of another recipe" in here(*args).stderr
+    assert here(*args, "--overwrite").exit_code == 2
+
+
+def test_overwriting_replaces_an_interrupted_run(tmp_path):
+    from pyrogen.inference.run_folder import RunFolder
+
+    with RunFolder(tmp_path / "out") as place:
+        place.start({"epoch": []})
+    (tmp_path / "small.toml").write_text(RECIPE)
+    args = ("run", tmp_path / "small.toml", "--out", tmp_path / "out", "-q")
+    assert here(*args).exit_code == 1
+    assert here(*args, "--overwrite").exit_code == 0
+
+
+def test_check_says_which_file_of_a_run_was_changed(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[1], folder)
+    assert here("check", folder).stdout.count("ok  ") == 4
+    for name in ("model.safetensors", "result.json", "config.json", "metrics.jsonl"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(b"\xff" + content[1:])
+        done = here("check", folder)
+        assert done.exit_code == 1 and f"bad  {name}: " in done.stdout and done.stdout.count("bad") == 1
+        (folder / name).write_bytes(content)
+    (folder / "samples.png").unlink()
+    assert "bad  samples.png: is missing" in here("check", folder).stdout
+    assert "where no run is" in here("check", tmp_path).stderr
 
 
 def test_an_interrupt_while_measuring_keeps_the_weights(tmp_path, monkeypatch, capsys):

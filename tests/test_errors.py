@@ -20,6 +20,9 @@ BUILTIN = {
     errors.NotNormalizedError: RuntimeError,
     errors.NonFiniteError: FloatingPointError,
     errors.ModelError: ValueError,
+    errors.ProcessError: RuntimeError,
+    errors.ExtraError: ImportError,
+    errors.Interrupted: KeyboardInterrupt,
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `pyrogen models`, `fit`, `run`, `sample`, `evaluate`."""
+"""The command line: `pyrogen models`, `fit`, `run`, `sample`, `evaluate`, `check`."""
 
 from pyrogen.cli.commands import app, main
 

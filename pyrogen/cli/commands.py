@@ -1,6 +1,6 @@
 """The commands. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done, 1 it failed, 2 the command or the recipe is wrong, 130 interrupted.
+Exit codes: 0 done, 1 it failed, 2 the command or the recipe is wrong, 130 interrupted, 143 terminated.
 
 torch and all that needs it are imported inside the commands, so that `--help` answers at once.
 """
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from pyrogen import __version__
-from pyrogen.errors import OutputError, PyrogenError, RecipeError, SettingsError
+from pyrogen.errors import Interrupted, OutputError, PyrogenError, RecipeError, SettingsError
 
 app = typer.Typer(
     name="pyrogen",
@@ -35,6 +35,7 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder to make; runs/MODEL-DATA by default.", show_default=False)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, if there is one.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.", show_default=False)]
@@ -55,6 +56,9 @@ def in_words(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **settings: Any) -> None:
         try:
             command(*args, **settings)
+        except Interrupted as error:
+            print(f"interrupted: {error.got}; the same command with --resume goes on", file=sys.stderr)
+            raise typer.Exit(128 + error.signal) from None
         except PyrogenError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, RecipeError | SettingsError) else 1) from None
@@ -106,6 +110,7 @@ def fit(
     ] = None,
     out: Out = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -118,7 +123,7 @@ def fit(
     given["fit"] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     for table, values in given.items():
         tables.setdefault(table, {}).update({key: value for key, value in values.items() if value is not None})
-    _run(tables, "the command line", out, overwrite, device, quiet)
+    _run(tables, "the command line", out, overwrite=overwrite, resume=resume, device=device, quiet=quiet)
 
 
 @app.command()
@@ -127,11 +132,12 @@ def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="The recipe.", show_default=False)],
     out: Out = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Carry out a recipe: train, evaluate, and write numbers and pictures into a folder."""
-    _run(recipe, str(recipe), out, overwrite, device, quiet)
+    _run(recipe, str(recipe), out, overwrite=overwrite, resume=resume, device=device, quiet=quiet)
 
 
 @app.command()
@@ -191,7 +197,20 @@ def evaluate(
         print(f"{saved.recipe.model} on {saved.recipe.data}, split {split}: {number(found)}")
 
 
-def _run(what: Path | dict[str, Any], source: str, out: Path | None, overwrite: bool, device: str, quiet: bool) -> None:
+@app.command()
+@in_words
+def check(folder: Run) -> None:
+    """Verify every checkpoint, the weights and the result of a run; exit 1 if something is wrong."""
+    from pyrogen.cli.check import check as verify
+
+    found = verify(folder)
+    for name, wrong in found.items():
+        print(f"bad  {name}: {wrong}" if wrong else f"ok   {name}")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+def _run(what: Path | dict[str, Any], source: str, out: Path | None, **settings: Any) -> None:
     from pyrogen.cli.recipe import Recipe
 
     recipe = Recipe.of(what, source) if isinstance(what, dict) else Recipe.read(what)
@@ -199,7 +218,7 @@ def _run(what: Path | dict[str, Any], source: str, out: Path | None, overwrite: 
     from pyrogen.cli.run import run as carry_out
 
     folder = out or Path("runs") / f"{recipe.model}-{recipe.data}"
-    outcome = carry_out(recipe, folder, source=source, overwrite=overwrite, device=device, quiet=quiet)
+    outcome = carry_out(recipe, folder, source=source, **settings)
     print(report(outcome))
 
 

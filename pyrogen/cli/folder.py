@@ -7,36 +7,44 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pyrogen.errors import DataError, OutputError
+from pyrogen.errors import DataError, OutputError, SettingsError
+from pyrogen.inference.run_folder import CHECKPOINTS, CONFIG, LOCK, METRICS, is_begun
 
 FILES = {
     "result.json": "the number with its error, settings, versions, checksums",
     "recipe.toml": "repeats this run",
     "model.safetensors": "the weights",
     "history.json": "the bound after each epoch",
+    "metrics.jsonl": "the same, written as it came",
+    "config.json": "what the training was of",
     "curves.png": "the training curve",
     "samples.png": "samples from the model",
     "reconstructions.png": "test rows and what the model makes of their codes",
     "latent-map.png": "the codes of test rows in the plane",
     "posterior.nc": "posterior draws for test rows, for ArviZ",
 }
-"""All that a run may write, in the order of its report."""
+"""All that a run may write, in the order of its report; while it trains, there are `checkpoints` too."""
 
 
 class Folder:
     """An output folder that can be written and holds nothing that would be lost.
 
     It must be empty or not exist; at most its last parent may be missing too. With `overwrite` it may hold
-    the files of an earlier run, which `clear` removes, and files of others, which stay.
+    the files of an earlier run, which `clear` removes, and files of others, which stay; with `resume` a run to
+    go on with.
 
     Raises:
         OutputError: it is not so.
+        SettingsError: `overwrite` and `resume` together.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+        if overwrite and resume:
+            raise SettingsError(got="--overwrite and --resume", need="one of the two", fix="--resume to go on")
         self.path = Path(path)
         self.made: list[Path] = []
-        self.earlier = self._inspect(overwrite)
+        # what training writes is its own to remove, as it begins
+        self.earlier = [name for name in self._inspect(overwrite, resume) if name not in (CONFIG, METRICS)]
         self._make()
 
     def clear(self) -> None:
@@ -54,23 +62,26 @@ class Folder:
             with suppress(OSError):
                 path.rmdir()
 
-    def _inspect(self, overwrite: bool) -> list[str]:
+    def _inspect(self, overwrite: bool, resume: bool) -> list[str]:
         """The files of an earlier run that are in the way, once it is clear that all may be replaced."""
         try:
-            there = sorted(entry.name for entry in self.path.iterdir())
+            there = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
         except FileNotFoundError:
             return []
         except NotADirectoryError as error:
             raise OutputError(got=f"{self.path}, which is a file", need="a folder", fix="another --out") from error
         except OSError as error:
             raise _refusal(self.path, error.strerror or str(error)) from error
-        if there and not overwrite:
+        ours = files_of(self.path) if "result.json" in there else []
+        if begun := is_begun(self.path):
+            ours = [*ours, CONFIG, METRICS]
+        if there and not overwrite and not (resume and ours):
             raise OutputError(
                 got=f"{self.path}, which exists and holds {_some(there)}",
                 need="a new or an empty folder",
-                fix="another --out, or --overwrite to replace an earlier run",
+                fix=("--resume to go on with its run, " if begun and CHECKPOINTS in there else "")
+                + "another --out, or --overwrite to replace an earlier run",
             )
-        ours = files_of(self.path) if "result.json" in there else []
         for name in there:
             if name in FILES and (name not in ours or (self.path / name).is_dir()):
                 raise OutputError(

@@ -20,15 +20,17 @@ from torch import Tensor
 from pyrogen import __version__
 from pyrogen.cli import toml
 from pyrogen.cli.build import build_model, check_data, load_data, objective, schedule
-from pyrogen.cli.folder import FILES, Folder
+from pyrogen.cli.folder import FILES, Folder, read_result
 from pyrogen.cli.pictures import pictures, png
 from pyrogen.cli.recipe import Recipe
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
-from pyrogen.errors import PyrogenError
+from pyrogen.errors import OutputError, PyrogenError
 from pyrogen.evaluate import latent_report, log_likelihood
 from pyrogen.inference import Fit, fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
+from pyrogen.inference.checkpoints import Checkpoints
+from pyrogen.inference.run_folder import CHECKPOINTS, RunFolder
 from pyrogen.models import Model, Pair
 from pyrogen.ops import evenly, resolve_device
 
@@ -52,27 +54,34 @@ def run(
     *,
     source: str = "the recipe",
     overwrite: bool = False,
+    resume: bool = False,
     device: str = "auto",
     quiet: bool = False,
 ) -> Outcome:
     """Train what the recipe describes, evaluate it, and write the folder `out`.
 
     Whatever can be wrong in the recipe, the data, the device or the folder is found before training. The
-    weights and a first result.json, without the number, are there as soon as training ends.
+    weights and a first result.json, without the number, are there as soon as training ends. Checkpoints are
+    there until all is: the weights, the recipe and the history say then what is worth keeping of them.
 
     Args:
         source: where the recipe is from, for messages.
         overwrite: replace the files of an earlier run in `out`.
+        resume: go on with the run in `out`, if there is one; one that is finished is only told again.
         quiet: nothing on stderr.
 
     Raises:
         RecipeError, DataError, SupportError, DeviceError, OutputError: before any work, nothing was written.
         NonFiniteError: training diverged.
+        Interrupted: a signal came while training; the run is saved.
     """
     start = time.perf_counter()
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     target = resolve_device(device)
-    folder = Folder(out, overwrite=overwrite)
+    folder = Folder(out, overwrite=overwrite, resume=resume)
+    if resume and (done := _finished(folder.path, recipe)):
+        say(f"{folder.path} is finished")
+        return done
     try:
         data = load_data(recipe, source)
         model = build_model(recipe, data.width, data.shape, data.support, source)
@@ -80,13 +89,29 @@ def run(
         check_data(model, data, splits)
         model.prepare(data["train"])
         rows = f"{len(data['train']):,} rows of {data.name}"
-        say(f"{recipe.model}, {_parameters(model):,} parameters, on {rows}, {target}")
-        trained = _fit(recipe, model, data, target, not quiet)
+        with RunFolder(folder.path, resume=resume, overwrite=overwrite) as place:
+            say(f"{recipe.model}, {_parameters(model):,} parameters, on {rows}, {target}")
+            trained = _fit(recipe, model, data, target, place, not quiet)
+            say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
+            outcome = Outcome(folder.path, _result(recipe, data, trained))
+            _finish(outcome, folder, recipe, data, trained, start, say)
+            place.checkpoints.clear()
     except BaseException:
         folder.give_up()
         raise
-    say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
-    outcome = Outcome(folder.path, _result(recipe, data, trained))
+    return outcome
+
+
+def _finish(
+    outcome: Outcome,
+    folder: Folder,
+    recipe: Recipe,
+    data: Dataset,
+    trained: Fit,
+    start: float,
+    say: Callable[[str], None],
+) -> None:
+    """Write the weights; measure; write the result, whatever became of the measuring."""
     _keep(outcome, folder, recipe, trained)
     try:
         _measure(outcome, recipe, data, trained, say)
@@ -96,10 +121,25 @@ def run(
     finally:
         outcome.result["seconds"] = time.perf_counter() - start
         write_json(folder.path / "result.json", outcome.result)
-    return outcome
 
 
-def _fit(recipe: Recipe, model: Model, data: Dataset, device: torch.device, progress: bool) -> Fit:
+def _finished(path: Path, recipe: Recipe) -> Outcome | None:
+    """The run in a folder, if nothing of it is left to do."""
+    if not (path / "result.json").exists() or Checkpoints(path / CHECKPOINTS).names():
+        return None
+    result = read_result(path)
+    if result.get("settings") != json.loads(json.dumps(recipe.tables())):
+        raise OutputError(
+            got=f"{path}, which holds a finished run of another recipe",
+            need="the run to go on with",
+            fix="another --out, or --overwrite to replace it",
+        )
+    if not result.get("log_likelihood"):
+        return None
+    return Outcome(path, result, result.get("not_made", {}))
+
+
+def _fit(recipe: Recipe, model: Model, data: Dataset, device: torch.device, folder: RunFolder, progress: bool) -> Fit:
     table = recipe.fit
     return fit(
         model,
@@ -116,6 +156,7 @@ def _fit(recipe: Recipe, model: Model, data: Dataset, device: torch.device, prog
         seed=recipe.seed,
         device=device,
         progress=progress,
+        folder=folder,
     )
 
 

@@ -41,7 +41,7 @@ def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = No
         DataError: the file is missing or damaged, or its tensors are not those of the module.
     """
     path = Path(path)
-    stored = _read(path, sha256)
+    stored = read_weights(path, sha256=sha256)
     groups = list(_tensors(module))
     by_name = {name: tensor for names, tensor in groups for name in names}
     missing = [names[0] for names, _ in groups if not any(name in stored for name in names)]
@@ -81,27 +81,37 @@ def write_whole(path: str | Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise OutputError(
-            got=f"{path}, which cannot be written: {error.strerror or error}",
-            need="free space there" if full else "a folder that can be written",
-            fix="again with space freed" if full else "another folder",
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # renamed already, or never made
             temporary.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable, where folders can be opened at all."""
-    with suppress(OSError):
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """What to raise when writing failed; a full disk has a remedy of its own."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return OutputError(
+        got=f"{path}, which cannot be written: {error.strerror or error}",
+        need="free space there" if full else "a folder that can be written",
+        fix="again with space freed" if full else "another folder",
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where folders can be opened at all."""
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # some network disks know no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _tensors(module: nn.Module) -> list[tuple[list[str], Tensor]]:
@@ -119,7 +129,12 @@ def _tensors(module: nn.Module) -> list[tuple[list[str], Tensor]]:
     return list(found.values())
 
 
-def _read(path: Path, sha256: str | None) -> dict[str, Tensor]:
+def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        DataError: it is missing, was changed, or is no safetensors file.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -152,4 +167,4 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"
 
 
-__all__ = ["load_weights", "save_weights", "write_whole"]
+__all__ = ["load_weights", "read_weights", "save_weights", "sync_folder", "unwritable", "write_whole"]

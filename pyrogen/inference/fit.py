@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
-from pyrogen.errors import SettingsError
+from pyrogen.errors import NonFiniteError, SettingsError
+from pyrogen.inference.compiling import Compile, check_compile, choose
+from pyrogen.inference.keeper import Keeper, identity_of
 from pyrogen.inference.objectives import ELBO, Objective
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.progress import Progress
+from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.training import Optimizer, Training
-from pyrogen.ops.checks import resolve_device
+from pyrogen.ops import denormals_flushed, resolve_device
 
 
 @dataclass
@@ -51,7 +56,11 @@ def fit(
     patience: int | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
+    compile: Compile = "eager",
     progress: bool = True,
+    folder: str | Path | RunFolder | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
 ) -> Fit:
     """Maximise a bound on log p(x) over minibatches of rows.
 
@@ -70,24 +79,42 @@ def fit(
         patience: stop after this many epochs without a better validation bound.
         seed: of the order of the rows and of all noise; the global random state is left as it was.
         device: "auto" takes a GPU when there is one.
+        compile: how the gradient is computed. "graph" runs guide, model, bound and backward as one graph, traced
+            once: equal to "eager" to the bit and faster, but what the programs do in Python, beside computing
+            with torch, happens no more. "inductor" compiles the graph: the same noise, other roundings;
+            "cudagraph" replays it on a GPU. "auto" measures and takes the fastest. What cannot be done falls
+            back and says why; `settings` of the result say what was used.
         progress: a progress bar on stderr, when that is a terminal.
+        folder: where to keep the run: its settings, a line per epoch, checkpoints. Then SIGINT and SIGTERM let the
+            step end and save; a second SIGINT stops at once. A `RunFolder` that is open has its own `resume`.
+        resume: go on from the last good checkpoint in the folder, to the bit on a CPU; begin if there is none.
+            More epochs, another patience and another device are possible, any other change is refused.
+        checkpoint_seconds: least time between two checkpoints; there is always one at the end.
 
     Raises:
         ShapeError, DtypeError, SupportError: data or validation are not what the model is for.
         SettingsError, DeviceError: an argument that cannot be.
         ModelError: guide and model do not fit together.
-        NonFiniteError: the bound is NaN or infinite, with the epoch where it was.
+        NonFiniteError: the bound is NaN or infinite, with the steps where it was and the last good checkpoint.
+        OutputError: the folder holds a run and `resume` is False, is in use, or cannot be written.
+        DataError: no checkpoint is good, or they are of another model, data or settings.
+        Interrupted: a signal came; the run is saved.
     """
-    settings = {k: _plain(v) for k, v in locals().items() if k not in ("model", "guide", "data", "validation")}
+    settings = {k: _plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
     objective = objective or ELBO()
     _check_settings(epochs, batch_size, learning_rate, clip, average, patience, validation)
+    _check_folder(folder, resume, checkpoint_seconds)
+    check_compile(compile)
     programs = Programs.of(model, guide)
     programs.check(data)
     if validation is not None:
         programs.check(validation)
     target = resolve_device(device)
     settings |= {"objective": repr(objective), "device": str(target)}
-    with torch.random.fork_rng():
+    with ExitStack() as stack:
+        run = stack.enter_context(RunFolder(folder, resume=resume)) if isinstance(folder, str | Path) else folder
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(denormals_flushed())
         torch.manual_seed(seed)
         programs.to(target)
         training = Training(
@@ -103,27 +130,58 @@ def fit(
             average=average,
             seed=seed,
         )
-        outcome = _loop(training, epochs, patience, progress)
+        keeper = Keeper(training, run, checkpoint_seconds)
+        keeper.begin(identity_of(programs, data, validation, {name: settings[name] for name in _FIXED}) if run else {})
+        training.lowered = choose(training, compile, epochs * math.ceil(training.size / batch_size) - training.step)
+        settings["compile"] = training.lowered.mode if training.lowered else "eager"
+        outcome = _loop(training, epochs, patience, progress, keeper)
     training.finish()
     programs.train(False)
     return Fit(model, programs.guide, training.history, settings, seed, training.seconds, outcome, objective)
 
 
-def _loop(training: Training, epochs: int, patience: int | None, progress: bool) -> str:
+_NOT_SETTINGS = ("model", "guide", "data", "validation", "folder", "resume", "checkpoint_seconds")
+_FIXED = ("objective", "batch_size", "learning_rate", "schedule", "optimizer", "clip", "average", "seed")
+"""The settings that a run goes on with or not at all."""
+
+
+def _loop(training: Training, epochs: int, patience: int | None, progress: bool, keeper: Keeper) -> str:
     """Train until the last epoch, or until validation does not get better; give the outcome in words."""
-    start = time.perf_counter()
-    with Progress(epochs, training.size, shown=progress) as bar, pyro.validation_enabled(False):
-        while training.epoch < epochs:
+    start = time.perf_counter() - training.seconds
+    with Progress(epochs, training.size, shown=progress) as bar, pyro.validation_enabled(False), keeper:
+        bar.advance(training.epoch * training.size + training.position)
+        while training.epoch < epochs and not _exhausted(training, patience):
             training.programs.train(True)
             for x in training.batches():
                 training.update(x)
+                training.seconds = time.perf_counter() - start
+                keeper.after_step()
                 bar.advance(len(x))
-            training.seconds = time.perf_counter() - start
-            training.close_epoch()
+            try:
+                training.close_epoch()
+            except NonFiniteError as error:
+                raise keeper.explained(error) from error
             bar.report(training.history)
-            if patience is not None and training.epoch - training.best_epoch >= patience:
-                return f"stopped early: no better validation bound in {patience} epochs"
+            keeper.after_epoch()
+        keeper.end()
+    if _exhausted(training, patience):
+        return f"stopped early: no better validation bound in {patience} epochs"
     return "finished"
+
+
+def _exhausted(training: Training, patience: int | None) -> bool:
+    return patience is not None and training.epoch - training.best_epoch >= patience
+
+
+def _check_folder(folder: Any, resume: bool, checkpoint_seconds: float) -> None:
+    if not isinstance(folder, str | Path | RunFolder | None):
+        raise SettingsError(got=f"folder = {folder!r}", need="a path", fix='folder="runs/first"')
+    if resume and folder is None:
+        raise SettingsError(got="resume without a folder", need="both", fix='folder="runs/first"')
+    if isinstance(folder, RunFolder) and not folder.held:
+        raise SettingsError(got="a RunFolder that is not open", need="one inside `with`", fix="its path")
+    if not isinstance(checkpoint_seconds, int | float) or not checkpoint_seconds >= 0:
+        raise SettingsError(got=f"checkpoint_seconds = {checkpoint_seconds!r}", need="a time", fix="60.0")
 
 
 def _check_settings(

@@ -28,17 +28,19 @@ class State(NamedTuple):
 
 
 def take(training: Training) -> State:
-    """A copy of the state; the training may go on.
+    """A copy of the state; the training may go on. All processes take it together, and get the same.
 
     Raises:
         ModelError: the optimiser keeps something that is neither a tensor nor a number.
     """
-    tensors = {name: tensor for name, tensor in _places(training).items()}
+    tensors = _places(training)
     tensors |= {f"best/{name}": value for name, value in zip(training.named, training.best, strict=False)}
     tensors |= {"permutation": training.permutation, "total": training.total, "rng/order": training.order.get_state()}
-    tensors["rng/cpu"] = torch.get_rng_state()
+    noise = {"cpu": torch.get_rng_state()}
     if training.data.is_cuda:
-        tensors["rng/cuda"] = torch.cuda.get_rng_state(training.data.device)
+        noise["cuda"] = torch.cuda.get_rng_state(training.data.device)
+    for rank, states in enumerate(training.ranks.gather(noise)):
+        tensors |= {f"{_noise_of(rank)}/{device}": state for device, state in states.items()}
     optimizer = [
         {key: _packed(value, f"optimizer/{i}/{key}", tensors) for key, value in entries.items()}
         for i, entries in enumerate(training.optimizer.state.get(p, {}) for p in training.parameters)
@@ -73,24 +75,37 @@ def put(training: Training, state: State) -> None:
     places = _places(training)
     _check_tensors(training, places, tensors)
     _check_numbers(training, meta)
+    _check_order(training, tensors.get("permutation"), meta["position"])
     before = {name: place.detach().clone() for name, place in places.items()}
     try:
+        history = {key: [_unpacked(value, {}) for value in meta["history"][key]] for key in training.history}
+        score = _unpacked(meta["best_score"], {})
+        if not all(type(value) in (int, float) for values in [*history.values(), [score]] for value in values):
+            raise TypeError("a history or a score that are no numbers")
+        schedule = _schedule(training, meta["scheduler"], tensors)
         _put_optimizer(training, tensors, meta)
-        _put_scheduler(training, meta["scheduler"], tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         _copy(before, places)
-        raise _misfit(f"an optimiser's state that is not of this one ({error})") from error
+        raise _misfit(f"numbers or an optimiser's state that are not of this one ({error})") from error
     _copy(tensors, places)
     training.best = _best(training, tensors)
-    training.permutation, training.total = tensors["permutation"].clone(), tensors["total"].to(training.data.device)
+    training.permutation = tensors["permutation"].clone()
+    training.total.copy_(tensors["total"])
     for name in ("epoch", "step", "position", "seconds", "best_epoch"):
         setattr(training, name, meta[name])
-    training.best_score = _unpacked(meta["best_score"], {})
-    training.history = {key: [_unpacked(v, {}) for v in meta["history"][key]] for key in training.history}
+    training.history, training.best_score = history, score
+    for key, value in schedule.items():
+        setattr(training.scheduler, key, value)
     training.order.set_state(tensors["rng/order"])
-    torch.set_rng_state(tensors["rng/cpu"])  # last: whatever is above may have drawn
-    if training.data.is_cuda and "rng/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng/cuda"], training.data.device)
+    own = _noise_of(training.ranks.rank)
+    torch.set_rng_state(tensors[f"{own}/cpu"])  # last: whatever is above may have drawn
+    if training.data.is_cuda and f"{own}/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"{own}/cuda"], training.data.device)
+
+
+def _noise_of(rank: int) -> str:
+    """Where the random state of a process is."""
+    return f"rng/{rank}" if rank else "rng"
 
 
 def _places(training: Training) -> dict[str, Tensor]:
@@ -108,8 +123,9 @@ def _places(training: Training) -> dict[str, Tensor]:
 def _check_tensors(training: Training, places: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
     expected = {name: (place.dtype, place.shape) for name, place in places.items()}
     expected |= {"total": (torch.float64, torch.Size())}
-    for name, rng in {"rng/cpu": torch.get_rng_state(), "rng/order": training.order.get_state()}.items():
-        expected[name] = (rng.dtype, rng.shape)
+    noises = [f"{_noise_of(rank)}/cpu" for rank in range(training.ranks.world)]
+    for name in (*noises, "rng/order"):
+        expected[name] = (torch.uint8, training.order.get_state().shape)  # of both, a state of the CPU's generator
     if any(name.startswith("best/") for name in tensors):
         expected |= {f"best/{name}": (p.dtype, p.shape) for name, p in training.named.items()}
     for name, (dtype, shape) in expected.items():
@@ -117,12 +133,12 @@ def _check_tensors(training: Training, places: dict[str, Tensor], tensors: dict[
         if found is None or found.dtype != dtype or found.shape != shape:
             what = "no such tensor" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
             raise _misfit(f"{name}: {what}, where this model has {dtype} of shape {tuple(shape)}")
-    free = ("optimizer/", "group/", "scheduler")
-    extra = [n for n in tensors if n not in expected and n not in ("permutation", "rng/cuda") and not n.startswith(free)]
+    free = ("optimizer/", "group/", "scheduler", "permutation", *(name[:-3] + "cuda" for name in noises))
+    extra = [name for name in tensors if name not in expected and not name.startswith(free)]
     if extra:
         raise _misfit(f"{extra[0]}, which this model does not have")
     try:
-        for name in ("rng/cpu", "rng/order"):
+        for name in (*noises, "rng/order"):
             torch.Generator().set_state(tensors[name])
     except (RuntimeError, TypeError) as error:
         raise _misfit(f"{name}, which is no state of a generator") from error
@@ -145,8 +161,7 @@ def _check_numbers(training: Training, meta: dict[str, Any]) -> None:
         raise _misfit("no state of an optimiser")
 
 
-def _check_order(training: Training, tensors: dict[str, Tensor], position: int) -> None:
-    order = tensors.get("permutation")
+def _check_order(training: Training, order: Tensor | None, position: int) -> None:
     if order is None or order.dtype != torch.long or order.dim() != 1 or position > training.size:
         raise _misfit("a position in the data that is not in these rows")
     begun = order.numel() > 0 or position > 0
@@ -156,7 +171,6 @@ def _check_order(training: Training, tensors: dict[str, Tensor], position: int) 
 
 def _put_optimizer(training: Training, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Fill the optimiser. A step without gradient shows which tensors it keeps; `put` undoes what that did."""
-    _check_order(training, tensors, meta["position"])
     optimizer, parameters = training.optimizer, training.parameters
     groups = [{key: _unpacked(value, tensors) for key, value in group.items()} for group in meta["groups"]]
     for group, own in zip(groups, optimizer.param_groups, strict=True):
@@ -179,14 +193,14 @@ def _put_optimizer(training: Training, tensors: dict[str, Tensor], meta: dict[st
         own.update({key: _into(own[key], value) for key, value in group.items()})
 
 
-def _put_scheduler(training: Training, saved: Any, tensors: dict[str, Tensor]) -> None:
+def _schedule(training: Training, saved: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What the scheduler is to hold."""
     if (training.scheduler is None) != (saved is None):
         raise ValueError("a schedule, or none")
-    if training.scheduler is not None:
-        values = _unpacked(saved, tensors)
-        _check_like(values, {key: getattr(training.scheduler, key) for key in _SCHEDULER}, "schedule")
-        for key in _SCHEDULER:
-            setattr(training.scheduler, key, values[key])
+    values = _unpacked(saved, tensors) if saved is not None else {}
+    own = {key: getattr(training.scheduler, key) for key in _SCHEDULER} if training.scheduler else {}
+    _check_like(values, own, "schedule")
+    return values
 
 
 def _check_like(found: dict[str, Any], own: dict[str, Any], what: str) -> None:
@@ -215,7 +229,9 @@ def _into(own: Any, value: Any) -> Any:
 @torch.no_grad()
 def _copy(tensors: dict[str, Tensor], places: dict[str, Tensor]) -> None:
     for name, place in places.items():
-        place.copy_(tensors[name])
+        value = tensors[name].to(place.device)
+        if not torch.equal(place, value):  # a constant buffer may be a view that cannot be written
+            place.copy_(value)
 
 
 def _best(training: Training, tensors: dict[str, Tensor]) -> list[Tensor]:
@@ -231,7 +247,8 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         return {"dict": {key: _packed(entry, f"{name}/{key}", tensors) for key, entry in value.items()}}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_packed(entry, f"{name}/{i}", tensors) for i, entry in enumerate(value)]}
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_packed(entry, f"{name}/{i}", tensors) for i, entry in enumerate(value)]}
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
     if value is None or isinstance(value, bool | int | str):

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from pyrogen.errors import NonFiniteError
+from pyrogen.inference.adam import FusedAdam
+from pyrogen.inference.compiling import Lowered
 from pyrogen.inference.objectives import Objective
+from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.schedules import Schedule
+from pyrogen.inference.state import State, put, take
 
 Optimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
@@ -21,6 +25,9 @@ class Training:
 
     A pass over the data is `permutation` cut into batches; `position` rows of it are done and their
     bounds sum to `total`. So a run can stop after any step and go on as if it had not.
+
+    In one of several processes, `x` is its part of a batch and its noise is its own; all else, the total too, is
+    the same in all. Validation rows are scored by every process, in the same noise, and the first one's score counts.
 
     Args:
         programs: what is trained; on the device of `data`.
@@ -43,12 +50,14 @@ class Training:
         clip: float | None,
         average: float | None,
         seed: int,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.programs, self.data, self.validation, self.objective = programs, data, validation, objective
         self.batch_size, self.clip, self.average, self.seed = batch_size, clip, average, seed
         self._start()
         parameters = list(self.named.values())
-        self.optimizer = optimizer(parameters) if optimizer else torch.optim.Adam(parameters, learning_rate, fused=True)
+        self.optimizer = optimizer(parameters) if optimizer else FusedAdam(parameters, learning_rate)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
         self.averaged = [p.detach().clone() for p in parameters] if average else []
         self.order = torch.Generator().manual_seed(seed)
@@ -58,15 +67,24 @@ class Training:
         self.history: dict[str, list[float]] = {"epoch": [], "step": [], "train": [], "seconds": []}
         if validation is not None:
             self.history["valid"] = []
+        self.lowered: Lowered | None = None  # set when steps are not to run eagerly
         self.best_score, self.best_epoch = -math.inf, 0
         self.best: list[Tensor] = []
 
     def _start(self) -> None:
         """Everything about the programs that can fail, before the first step."""
-        first, size = self.data[: self.batch_size], self.size
+        first, size = self.first, self.size
         self.named = self.programs.parameters(first, size)  # a lazy guide makes its parameters here
+        self.ranks.agree({"parameters": [(name, tuple(p.shape), str(p.dtype)) for name, p in self.named.items()]})
+        modules = self.programs.modules
+        self.ranks.broadcast([*self.parameters, *(t for m in modules for t in (*m.parameters(), *m.buffers()))])
         self.nesting = self.programs.nesting(first, size)
         self.programs.rehearse(first, size, self.objective, self.nesting)
+
+    @property
+    def first(self) -> Tensor:
+        """Rows of the shape of a step's."""
+        return self.ranks.share(self.data[: self.batch_size])
 
     @property
     def size(self) -> int:
@@ -83,11 +101,13 @@ class Training:
             self.total.zero_()
         rows = self.permutation.to(self.data.device)
         while self.position < self.size:
-            yield self.data[rows[self.position : self.position + self.batch_size]]
+            yield self.data[self.ranks.share(rows[self.position : self.position + self.batch_size])]
 
     def update(self, x: Tensor) -> None:
-        """One step on a minibatch."""
-        bound = self.gradient(x)
+        """One step on a minibatch, of which x are this process's rows."""
+        rows = len(x) if self.ranks.world == 1 else min(self.batch_size, self.size - self.position)
+        bound = self.gradient(x) if len(x) else self._no_gradient()
+        bound = self.ranks.average_gradients(self.named, bound, len(x) / rows)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
@@ -96,11 +116,15 @@ class Training:
         if self.average:
             self._follow(self.average)
         self.step += 1
-        self.position += len(x)
-        self.total += bound * len(x)
+        self.position += rows
+        self.total += bound * rows
 
     def gradient(self, x: Tensor) -> Tensor:
         """Leave the gradient of the loss in the parameters; give the bound."""
+        bound = self.lowered(x, self.step) if self.lowered else None
+        return self.eager_gradient(x) if bound is None else bound
+
+    def eager_gradient(self, x: Tensor) -> Tensor:
         value = self.objective(
             self.programs.model,
             self.programs.guide,
@@ -111,6 +135,10 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         value.loss.backward()
         return value.bound
+
+    def _no_gradient(self) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.zeros((), device=self.data.device)
 
     def close_epoch(self) -> None:
         """Write the pass into the history; score the validation rows.
@@ -126,6 +154,8 @@ class Training:
                 need="finite values",
                 fix="a smaller learning_rate, clip=1.0, or data on a smaller scale",
             )
+        # statistics of a batch, such as BatchNorm's, are those of the first process's rows
+        self.ranks.broadcast(buffer for module in self.programs.modules for buffer in module.buffers())
         self.epoch, self.position = self.epoch + 1, 0
         for key, value in {"epoch": self.epoch, "step": self.step, "train": train, "seconds": self.seconds}.items():
             self.history[key].append(value)
@@ -134,7 +164,7 @@ class Training:
 
     def _validate(self, x: Tensor) -> None:
         self._swap()
-        score = self._score(x)
+        score = self.ranks.told(self._score(x))
         self.history["valid"].append(score)
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
@@ -172,6 +202,18 @@ class Training:
             kept = parameter.clone()
             parameter.copy_(averaged)
             averaged.copy_(kept)
+
+    def state(self) -> State:
+        """All that the next step depends on, copied; between any two steps."""
+        return take(self)
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of the same model, data and settings, to the bit on a CPU.
+
+        Raises:
+            DataError: the state does not fit; nothing is changed then.
+        """
+        put(self, state)
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -1,0 +1,196 @@
+"""How a step's gradient is run: eagerly, as its traced graph, compiled, or as a captured CUDA graph."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor, fx
+
+from pyrogen.errors import SettingsError
+from pyrogen.inference.lowering import NotLoweredError, Step, lower
+
+if TYPE_CHECKING:
+    from pyrogen.inference.training import Training
+
+Compile = Literal["auto", "eager", "graph", "inductor", "cudagraph"]
+Run = Callable[..., tuple[Tensor | None, ...]]
+
+WORTH_COMPILING = 60.0  # seconds that a run must last for the compiler, which takes 10 to 30, to be tried
+
+
+class Lowered:
+    """The gradient of a step as a graph for each shape of the rows, traced when the shape first comes.
+
+    Only the first shape is compiled or captured; a smaller last batch runs as the plain graph.
+    """
+
+    def __init__(self, step: Step, mode: str = "graph") -> None:
+        self.step, self.mode = step, mode
+        self.reasons: dict[str, str] = {}  # what could not be done, and why
+        self._runs: dict[tuple[torch.Size, torch.dtype], Run | None] = {}
+
+    def __call__(self, x: Tensor, step: int) -> Tensor | None:
+        """Leave the gradient in the parameters; give the bound, or None if rows of this shape cannot be lowered."""
+        key = (x.shape, x.dtype)
+        if key not in self._runs:
+            self._runs[key] = self.prepare(x, "graph")
+        run = self._runs[key]
+        if run is None:
+            return None
+        with torch.no_grad():
+            bound, *gradients = run(*self.step.inputs(x, step))
+        for parameter, gradient in zip(self.step.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return bound
+
+    def prepare(self, x: Tensor, mode: str) -> Run | None:
+        """The graph for rows like x in a mode, run once; None, with the reason noted, if that fails."""
+        try:
+            graph = lower(self.step, x)
+            run = _BACKENDS[mode](graph, self.step, x)
+            with self.step.rehearsing(), torch.no_grad():
+                run(*self.step.inputs(x, 0))
+        except Exception as error:  # whatever it is, the same step without compiling is there
+            words = str(error) if isinstance(error, NotLoweredError) else f"{type(error).__name__}: {error}"
+            self.reasons[mode] = (words.splitlines() or [""])[0]
+            return None
+        return run
+
+    def use(self, x: Tensor, mode: str, run: Run) -> None:
+        self._runs[x.shape, x.dtype], self.mode = run, mode
+
+
+def _as_graph(graph: fx.GraphModule, step: Step, x: Tensor) -> Run:
+    return graph.forward
+
+
+def _by_inductor(graph: fx.GraphModule, step: Step, x: Tensor) -> Run:
+    try:
+        # calls the kernels from C++: a sixth faster in small networks, but not for every operation
+        return _compiled(graph, step, x, cpp_wrapper=x.device.type == "cpu")
+    except Exception:
+        return _compiled(graph, step, x, cpp_wrapper=False)
+
+
+def _compiled(graph: fx.GraphModule, step: Step, x: Tensor, cpp_wrapper: bool) -> Run:
+    # random numbers from torch's own stream, so that the result does not depend on the mode but for rounding
+    options: dict[str, str | int | bool | Callable[..., object]] = {"fallback_random": True, "cpp_wrapper": cpp_wrapper}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = torch.compile(graph.forward, fullgraph=True, dynamic=False, options=options)
+        with step.rehearsing(), torch.no_grad():
+            run(*step.inputs(x, 0))
+    return run
+
+
+def _by_capture(graph: fx.GraphModule, step: Step, x: Tensor) -> Run:
+    """Capture the graph's kernels once and replay them: one launch a step. Results share memory over calls."""
+    if x.device.type != "cuda":
+        raise NotLoweredError(f"no CUDA device: the rows are on the {x.device.type}")
+    kept = len(step.state)
+    inputs = step.inputs(x, 0)
+    inputs = [*inputs[:kept], *(t.clone() for t in inputs[kept:])]
+    captured = torch.cuda.CUDAGraph()
+    with step.rehearsing(), torch.no_grad():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # kernels choose themselves and allocate before the capture
+            for _ in range(3):
+                graph.forward(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(captured):
+            out = graph.forward(*inputs)
+
+    def replay(*new: Tensor) -> tuple[Tensor | None, ...]:
+        for old, value in zip(inputs[kept:], new[kept:], strict=True):
+            old.copy_(value)
+        captured.replay()
+        return out
+
+    return replay
+
+
+_BACKENDS: dict[str, Callable[[fx.GraphModule, Step, Tensor], Run]] = {
+    "graph": _as_graph,
+    "inductor": _by_inductor,
+    "cudagraph": _by_capture,
+}
+
+
+def check_compile(mode: str) -> None:
+    if mode not in get_args(Compile):
+        raise SettingsError(got=f"compile = {mode!r}", need=f"one of {get_args(Compile)}", fix='compile="graph"')
+
+
+def choose(training: Training, mode: str, steps: int) -> Lowered | None:
+    """Make the training's step ready to run in a mode; None for eager. What is asked for and fails, warns.
+
+    "auto" measures: a few gradients of the first batch in each mode, without consequences, and the
+    compiler too if the run of `steps` steps is long enough to pay for it.
+    """
+    if mode == "eager":
+        return None
+    training.programs.train(True)
+    x = training.first
+    step = Step(training.programs, training.objective, training.parameters, training.size, training.nesting)
+    lowered = Lowered(step)
+    graph = lowered.prepare(x, "graph")
+    if graph is not None:
+        lowered.use(x, "graph", graph)
+    if mode == "auto":
+        return None if graph is None else _fastest(lowered, graph, training, x, steps)
+    if graph is not None and mode != "graph" and (run := lowered.prepare(x, mode)):
+        lowered.use(x, mode, run)
+    used = "eager" if graph is None else lowered.mode
+    if used != mode:
+        reason = lowered.reasons.get(mode) or lowered.reasons["graph"]
+        warnings.warn(f"compile={mode!r} falls back to {used!r}: {reason}", stacklevel=3)
+    return None if graph is None else lowered
+
+
+def _fastest(lowered: Lowered, graph: Run, training: Training, x: Tensor, steps: int) -> Lowered | None:
+    step = lowered.step
+
+    def eager() -> None:
+        training.eager_gradient(x)
+
+    def of(run: Run) -> Callable[[], None]:
+        def once() -> None:
+            with torch.no_grad():
+                run(*step.inputs(x, 0))
+
+        return once
+
+    candidates: dict[str, Callable[[], None]] = {"eager": eager, "graph": of(graph)}
+    runs = {"graph": graph}
+    with step.rehearsing():
+        seconds = _measure(candidates, x.device)
+    if min(seconds.values()) * steps > WORTH_COMPILING:
+        for mode in ("inductor", "cudagraph") if x.device.type == "cuda" else ("inductor",):
+            if run := lowered.prepare(x, mode):
+                runs[mode], candidates[mode] = run, of(run)
+        with step.rehearsing():
+            seconds = _measure(candidates, x.device)
+    best = min(seconds, key=seconds.__getitem__)
+    if best == "eager":
+        return None
+    lowered.use(x, best, runs[best])
+    return lowered
+
+
+def _measure(candidates: dict[str, Callable[[], None]], device: torch.device, rounds: int = 7) -> dict[str, float]:
+    """The median seconds of each, in turns, so that a busy moment meets all."""
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, once in candidates.items():
+            start = time.perf_counter()
+            once()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t[1:]) for name, t in taken.items()}

@@ -1,0 +1,179 @@
+"""Keeps a run: what it is of, when to save it, and what a signal does."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from pyrogen.errors import DataError, Interrupted, NonFiniteError
+from pyrogen.inference.programs import Programs
+from pyrogen.inference.run_folder import RunFolder
+from pyrogen.inference.training import Training
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGREE = 16  # steps after which several processes ask each other whether a signal came
+
+
+class Keeper:
+    """Saves a training into its folder; without a folder it does nothing.
+
+    Inside `with`, SIGINT and SIGTERM let the step end, save, and raise `Interrupted`; a second SIGINT raises
+    KeyboardInterrupt at once. Only the main thread may take signals, and one that is ignored stays so.
+    """
+
+    def __init__(self, training: Training, run: RunFolder | None, seconds: float) -> None:
+        self.training, self.run, self.seconds = training, run, seconds
+        self.ranks = training.ranks
+        self.kept = self.ranks.told(run is not None)  # of several processes, the first one has the folder
+        self.caught = 0
+        self.saved, self.saved_at = (-1, 0, 0), time.monotonic()
+        self.before: dict[signal.Signals, Any] = {}
+
+    def begin(self, identity: dict[str, Any]) -> None:
+        """Go on where the run was, or begin.
+
+        Raises:
+            DataError: no checkpoint is good, or they do not fit.
+            OutputError: the folder cannot be written.
+        """
+        if not self.kept:
+            return
+        own = sum(t.numel() * t.element_size() for t in self.training.state().tensors.values())
+        most = 64 * own + (1 << 26)  # no optimiser keeps more than that
+        state = self.ranks.told(self._at_first(lambda run: run.begin(identity, most)))
+        if state is not None:
+            try:
+                self.training.restore(state)
+            except DataError as error:
+                where = self.run.checkpoints.path / str(self.run.last) if self.run else "the checkpoint"
+                raise DataError(got=f"in {where} {error.got}", need=error.need, fix=error.fix) from error
+            self.saved = self._place()
+        self._at_first(lambda run: run.start(self.training.history))
+
+    def __enter__(self) -> Self:
+        if self.kept and threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            self.before = {n: h for n, h in handlers.items() if h not in (None, signal.SIG_IGN)}
+            for number in self.before:
+                signal.signal(number, self._catch)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def after_step(self) -> None:
+        """Save and stop, if a signal came.
+
+        Raises:
+            Interrupted: one came.
+        """
+        alone = self.ranks.world == 1
+        if self.kept and (alone or self.training.step % AGREE == 0) and (self.caught or not alone):
+            self._save_and_stop(due=False)
+
+    def after_epoch(self) -> None:
+        """Log the epoch; save, if it is time to."""
+        if not self.kept:
+            return
+        self._at_first(lambda run: run.log(self.training.history))
+        self._save_and_stop(due=time.monotonic() - self.saved_at >= self.seconds)
+
+    def end(self) -> None:
+        """Save what the loop left, before the best weights take the place of the last."""
+        if self.kept:
+            self._save_and_stop(due=True)
+
+    def explained(self, error: NonFiniteError) -> NonFiniteError:
+        """The error, with the last good checkpoint if there is one."""
+        if self.run is None or self.run.last is None:
+            return error
+        where = self.run.checkpoints.path / self.run.last
+        return NonFiniteError(got=error.got, need=error.need, fix=f"{error.fix}; the last good checkpoint is {where}")
+
+    def _save_and_stop(self, due: bool) -> None:
+        """Save if it is due or a signal came, and stop then: in all processes, if the first thinks so or one got it."""
+        caught, due_there = self.ranks.largest(self.caught, due and self.ranks.rank == 0)
+        if caught or due_there:
+            self._save()
+        if caught:
+            self.caught = caught
+            self._stop()
+
+    def _at_first(self, do: Callable[[RunFolder], T]) -> T | None:
+        run = self.run
+        return self.ranks.at_first(lambda: do(run) if run is not None else None)
+
+    def _save(self) -> None:
+        if self.saved == self._place():
+            return
+        training = self.training
+        bad = [name for name, p in training.named.items() if not bool(p.isfinite().all())]
+        if not math.isfinite(float(training.total)):
+            bad.append("the sum of the bounds")
+        if bad:
+            error = NonFiniteError(
+                got=f"NaN or infinity in {', '.join(bad[:3])} after step {training.step}",
+                need="finite values",
+                fix="a smaller learning_rate, clip=1.0, or data on a smaller scale",
+            )
+            raise self.explained(error)
+        state = training.state()
+        self._at_first(lambda run: run.save(state))
+        self.saved, self.saved_at = self._place(), time.monotonic()
+
+    def _place(self) -> tuple[int, int, int]:
+        return self.training.epoch, self.training.step, self.training.position
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.caught = number
+
+    def _stop(self) -> None:
+        folder = str(self.run.path) if self.run else ""
+        raise Interrupted(
+            got=f"{signal.Signals(self.caught).name} after step {self.training.step}",
+            need="nothing, for the run is saved",
+            fix=f"fit(..., folder={folder!r}, resume=True) to go on",
+            signal=int(self.caught),
+        )
+
+
+def identity_of(
+    programs: Programs, data: Tensor, validation: Tensor | None, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """What must be the same for a run to go on: the programs, the rows, the settings of a step."""
+    found: dict[str, Any] = {name: _stable(value) for name, value in settings.items()}
+    for name, program in {"model": programs.model, "guide": programs.guide}.items():
+        owner = getattr(program, "__self__", program)
+        text = repr(owner) if isinstance(owner, torch.nn.Module) else getattr(owner, "__qualname__", repr(owner))
+        found[name] = _stable(text)
+    found["data"] = digest(data)
+    found["validation"] = None if validation is None else digest(validation)
+    return found
+
+
+def digest(rows: Tensor) -> str:
+    """Shape, dtype and sha256 of a tensor."""
+    content = rows.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return f"{tuple(rows.shape)} {rows.dtype} {hashlib.sha256(content).hexdigest()}"
+
+
+def _stable(value: Any) -> Any:
+    """The value without addresses, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", value) if isinstance(value, str) else value
