@@ -45,7 +45,6 @@ def test_the_number_is_above_its_floor(recipe, floor):
     result = result_of(Path(recipe))
     assert result["log_likelihood"]["interval"][0] > floor
     assert result["log_likelihood"]["particles"] >= 500 and result["split"] == "test"
-    assert result["seconds"] < 3600
 
 
 @pytest.mark.slow
