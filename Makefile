@@ -1,5 +1,6 @@
 # make demo     train, evaluate and draw a VAE on 8x8 digits into runs/demo (a minute or two)
 # make test     the tests          make test-slow   the ones that take minutes
+# make evidence RECIPE=models/vae/digits    run a recipe and keep what it measured beside it
 # make lint     ruff and pyright   make clean       remove .venv, runs and caches
 #
 # The first target makes .venv. It needs Python 3.11 or newer and a package index:
@@ -13,7 +14,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: help .venv demo test test-slow lint clean
+.PHONY: help .venv demo test test-slow evidence lint clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -38,6 +39,11 @@ test: .venv/installed
 # pytest answers 5 when nothing is marked slow
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+evidence: .venv/installed
+	$(BIN)/pyrogen run $(RECIPE).toml --out runs/evidence --overwrite
+	cp runs/evidence/result.json $(RECIPE).json
+	$(BIN)/python docs/results.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
