@@ -10,7 +10,7 @@ from pyro.distributions import Bernoulli, Normal
 
 from pyrogen.errors import ModelError
 from pyrogen.inference.layout import PARTICLES, Layout
-from pyrogen.inference.terms import latent_sites, observed_sites
+from pyrogen.inference.sites import latent_sites, observed_sites
 
 ZERO = torch.zeros(())
 

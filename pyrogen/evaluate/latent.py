@@ -13,7 +13,8 @@ from torch import Tensor
 from pyrogen.errors import ModelError, ShapeError
 from pyrogen.evaluate.log_likelihood import _device
 from pyrogen.inference.programs import Programs
-from pyrogen.inference.terms import latent_sites, run
+from pyrogen.inference.sites import latent_sites
+from pyrogen.inference.terms import run
 
 ACTIVE = 0.01
 """A unit is active when the variance over rows of its posterior mean exceeds this (Burda et al. 2015, section 5.2)."""

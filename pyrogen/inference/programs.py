@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pyrogen.errors import DtypeError, ModelError, NonFiniteError, SettingsError, ShapeError, SupportError
 from pyrogen.inference.objectives import Objective
-from pyrogen.inference.terms import parameter_leaves, plate_nesting, run
+from pyrogen.inference.sites import parameter_leaves
+from pyrogen.inference.terms import plate_nesting, run
 from pyrogen.models.contracts import Pair
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +11,15 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from torch import Tensor
 
 from pyrogen.distributions import closed_form_kl, kl_per_dimension
 from pyrogen.errors import ModelError
+from pyrogen.inference.agreement import check_auxiliary, check_plates, check_sites
 from pyrogen.inference.layout import PARTICLES, Layout, Site
+from pyrogen.inference.sites import latent_sites, observed_sites
+from pyrogen.inference.stopping import RandomState, Redraw, held, pass_through
 
 Program = Callable[..., Any]
 
@@ -117,17 +117,17 @@ def run(
         ModelError: latent sites of guide and model differ, the guide sampled other shapes than the
             model expects, or rows cannot be told.
     """
-    noise = _RandomState() if stop_guide else None
+    noise = RandomState() if stop_guide else None
     if particles > 1:
         nesting = plate_nesting(model, guide, *args) if nesting is None else nesting
         model, guide = _in_particles(model, particles, nesting), _in_particles(guide, particles, nesting)
     guide_trace = poutine.trace(guide).get_trace(*args)
-    entering = _pass_through(guide_trace) if stop_guide else {}
+    entering = pass_through(guide_trace) if stop_guide else {}
     model_trace = poutine.trace(_Replay(guide_trace)(model)).get_trace(*args)
     if noise is not None:
-        with noise.again(), _held(guide_trace), _Redraw(guide_trace):
+        with noise.again(), held(guide_trace), Redraw(guide_trace):
             guide_trace = poutine.trace(guide).get_trace(*args)
-    _check_sites(model_trace, guide_trace)
+    check_sites(model_trace, guide_trace)
     return _collect(model_trace, guide_trace, entering)
 
 
@@ -141,44 +141,12 @@ def plate_nesting(model: Program, guide: Program, *args: Any) -> int:
     return -min(dims, default=0)
 
 
-def latent_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """Sample sites that are neither observed nor a plate's subsample, in order."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
-    }
-
-
-def observed_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """Sample sites with data, without the records that pyro.deterministic makes."""
-    sites: list[tuple[str, Site]] = [(n, s) for n, s in trace.nodes.items() if s["type"] == "sample"]
-    return {n: s for n, s in sites if s["is_observed"] and not (s["infer"] or {}).get("_deterministic")}
-
-
-def parameter_leaves(trace: poutine.Trace) -> dict[str, Tensor]:
-    """The unconstrained tensors behind the trace's parameters, those that an optimiser steps."""
-    sites: list[tuple[str, Site]] = [(n, s) for n, s in trace.nodes.items() if s["type"] == "param"]
-    values = {n: s["value"] for n, s in sites}
-    leaves = {n: v.unconstrained() if hasattr(v, "unconstrained") else v for n, v in values.items()}
-    return {name: leaf for name, leaf in leaves.items() if leaf.is_leaf}
-
-
 def _in_particles(program: Program, particles: int, nesting: int) -> Program:
     def vectorized(*args: Any) -> Any:
         with pyro.plate(PARTICLES, particles, dim=-1 - nesting):
             return program(*args)
 
     return vectorized
-
-
-def _pass_through(trace: poutine.Trace) -> dict[str, Tensor]:
-    """Give the replays z through an identity of its own, where a hook sees only what the model sends back."""
-    entering = {}
-    for name, site in latent_sites(trace).items():
-        if site["value"].requires_grad:
-            site["value"] = entering[name] = site["value"].view_as(site["value"])
-    return entering
 
 
 class _Replay(ReplayMessenger):
@@ -198,75 +166,6 @@ class _Replay(ReplayMessenger):
                 )
 
 
-class _RandomState:
-    """Torch's random state as it is now, to run something in the same noise later."""
-
-    def __init__(self) -> None:
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        now = _RandomState()
-        try:
-            self._set()
-            yield
-        finally:
-            now._set()
-
-    def _set(self) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(self.cuda)
-
-
-class _Redraw(Messenger):
-    """Lets a program draw, then gives it a trace's draws instead.
-
-    poutine.replay would not draw. Noise that is no site, such as dropout's, would then come from another
-    place of the random stream, and the density would not be the one that z was drawn from.
-    """
-
-    def __init__(self, trace: poutine.Trace) -> None:
-        super().__init__()
-        self.trace = trace
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
-            msg["value"] = self.trace.nodes[msg["name"]]["value"]
-
-
-@contextmanager
-def _held(trace: poutine.Trace) -> Iterator[None]:
-    """Treat the parameters that the trace used as constants, those of modules that Pyro was not told of too."""
-    known = [*parameter_leaves(trace).values(), *_leaves(site["value"] for site in latent_sites(trace).values())]
-    leaves = list({id(leaf): leaf for leaf in known if leaf.requires_grad}.values())
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*not registered in the param store")
-            for leaf in leaves:
-                leaf.requires_grad_(False)
-            yield
-    finally:
-        for leaf in leaves:
-            leaf.requires_grad_(True)
-
-
-def _leaves(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The leaves of autograd's graph that the tensors were computed from."""
-    todo: list[Any] = [t.grad_fn for t in tensors]
-    seen: set[Any] = {None}
-    leaves = []
-    while todo:
-        node = todo.pop()
-        if node not in seen:
-            seen.add(node)
-            todo += [parent for parent, _ in node.next_functions]
-            if hasattr(node, "variable"):
-                leaves.append(node.variable)
-    return leaves
-
-
 def _collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: dict[str, Tensor]) -> Terms:
     observed, latents = observed_sites(model_trace), latent_sites(guide_trace)
     order = [name for name in model_trace.nodes if name in latents]
@@ -283,14 +182,14 @@ def _collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: d
         else _auxiliary(layout, site)
         for name, site in latents.items()
     }
-    _check_auxiliary(terms)
+    check_auxiliary(terms)
     in_rows = [*observed.values(), *(s for n, s in latents.items() if not terms[n].is_global)]
     thinned = any(layout.inner_scale(site) != 1 for site in in_rows)
     return Terms(likelihood, weighted, terms, layout.full_size, layout, thinned, entering)
 
 
 def _latent(layout: Layout, p_site: Site, q_site: Site, exact: bool) -> Latent:
-    _check_plates(layout, p_site, q_site)
+    check_plates(layout, p_site, q_site)
     kl = None
     if exact and p_site["mask"] is None and q_site["mask"] is None:
         kl = _closed_form(layout, p_site, q_site)
@@ -363,82 +262,11 @@ def _one_scale(layout: Layout, p_site: Site, q_site: Site) -> float | Tensor:
         return p_scale
     if isinstance(p_scale, float) and p_scale == 1.0:
         return q_scale
-    if not torch.allclose(*(torch.as_tensor(scale).double().cpu() for scale in (p_scale, q_scale))):
+    p_value, q_value = (torch.as_tensor(scale).double().cpu() for scale in (p_scale, q_scale))
+    if not torch.allclose(p_value, q_value):
         raise ModelError(
             got=f"site {p_site['name']!r} scaled by {p_scale} in the model and {q_scale} in the guide",
             need="one weight for its KL term",
             fix="poutine.scale on one side only, or the same on both",
         )
     return p_scale
-
-
-def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    in_model, in_guide = set(latent_sites(model_trace)), set(latent_sites(guide_trace))
-    in_guide -= {name for name in in_guide - in_model if guide_trace.nodes[name]["infer"].get("is_auxiliary")}
-    if in_model != in_guide:
-        raise ModelError(
-            got=f"latent sites {sorted(in_model)} in the model and {sorted(in_guide)} in the guide",
-            need="the same sites in both",
-            fix="a pyro.sample in the guide for each of the model's latents, under the same name",
-        )
-    for name in in_guide:
-        p: Site = model_trace.nodes[name]
-        q: Site = guide_trace.nodes[name]
-        # the guide's plates may have names of their own
-        frames = {(f.dim, f.size): f for f in p["cond_indep_stack"] if f.vectorized}
-        q["cond_indep_stack"] = tuple(frames.get((f.dim, f.size), f) for f in q["cond_indep_stack"])
-        expected, got = p["fn"].shape(), tuple(q["value"].shape)
-        if not _contains(got, tuple(expected)):
-            raise ModelError(
-                got=f"site {name!r} of shape {got} from the guide",
-                need=f"{tuple(expected)}, as in the model",
-                fix="a guide whose plates follow the data it is called with",
-            )
-        if not _same_mask(p["mask"], q["mask"]):
-            raise ModelError(
-                got=f"site {name!r} with other entries masked in the model than in the guide",
-                need="the same mask: an entry left out on one side stays in the bound as log p or log q alone",
-                fix="poutine.mask with the same mask around the site in both",
-            )
-
-
-def _check_plates(layout: Layout, p_site: Site, q_site: Site) -> None:
-    in_model, in_guide = layout.rows_of(p_site), layout.rows_of(q_site)
-    if in_model != in_guide or p_site["fn"].event_dim != q_site["fn"].event_dim:
-        raise ModelError(
-            got=f"site {p_site['name']!r} in plates of rows {in_guide} (dimension: size) and with "
-            f"{q_site['fn'].event_dim} event dimensions in the guide",
-            need=f"{in_model} and {p_site['fn'].event_dim}, as in the model",
-            fix="the same pyro.plate and the same to_event in both programs",
-        )
-
-
-def _check_auxiliary(latents: dict[str, Latent]) -> None:
-    """A scale of one site cannot be told to the auxiliary site that it is drawn through."""
-    scales = [site.scale for site in latents.values()]
-    if any(site.is_auxiliary for site in latents.values()) and any(
-        isinstance(scale, Tensor) or scale != scales[0] for scale in scales
-    ):
-        raise ModelError(
-            got="poutine.scale on some latent sites, and a guide that draws them through auxiliary ones",
-            need="one weight for all of their KL terms",
-            fix="beta in the objective, or poutine.scale around both programs",
-        )
-
-
-def _contains(shape: tuple[int, ...], part: tuple[int, ...]) -> bool:
-    """Whether a tensor of shape `part` broadcasts to `shape`."""
-    try:
-        return torch.broadcast_shapes(shape, part) == torch.Size(shape)
-    except RuntimeError:
-        return False
-
-
-def _same_mask(p_mask: Any, q_mask: Any) -> bool:
-    if not (isinstance(p_mask, Tensor) or isinstance(q_mask, Tensor)):
-        return True  # a whole site may be masked in the model alone: a flat prior
-    p_mask, q_mask = (torch.as_tensor(True if mask is None else mask) for mask in (p_mask, q_mask))
-    return bool((p_mask.to(q_mask.device) == q_mask).all())
-
-
-__all__ = ["Latent", "Terms", "latent_sites", "observed_sites", "plate_nesting", "run"]
