@@ -160,6 +160,7 @@ def test_a_non_finite_start_is_refused_before_the_first_step():
         {"clip": -1.0},
         {"average": 1.0},
         {"patience": 3},
+        {"precision": "float16"},
         {"guide": None, "model": lambda x: None},
     ],
 )
@@ -186,6 +187,24 @@ def test_float64_rows_need_a_float64_model_and_get_it_said():
     fit(small("vae").double(), X.double(), epochs=1, progress=False)
     with pytest.raises(DtypeError, match=r"float64.*float32.*double"):
         fit(small("vae"), X.double(), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("compile", ["eager", "graph"])
+def test_bfloat16_networks_leave_parameters_and_bounds_in_float32(compile):
+    digits = load("digits")["train"]
+    bounds = []
+    for precision in ("float32", "bfloat16"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            vae = VAE(MLP(64, 64, 8), MLP(4, 64, 64), BernoulliPixels(64), StandardNormal(4))
+        seen = []
+        vae.decoder[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))  # noqa: B023
+        result = fit(vae, digits, epochs=8, precision=precision, compile=compile, progress=False)
+        assert seen[-1] == getattr(torch, precision)
+        assert {p.dtype for p in vae.parameters()} == {torch.float32}
+        bounds.append(result.history["train"][-1])
+    # 8 bits of mantissa in the networks move the bound, and not by much
+    assert bounds[0] != bounds[1] and abs(bounds[0] - bounds[1]) < 0.5
 
 
 def normal_mean(x, size=None):

@@ -908,7 +908,7 @@ def test_dreg_of_local_and_global_latents_together_agrees_with_the_plain_gradien
 
 def test_an_importance_weighted_bound_of_global_latents_on_a_minibatch_is_refused():
     model, guide = conjugate(torch.tensor([0, 3]), ZERO, ZERO + 1)
-    with pytest.raises(ModelError, match=r"minibatch of 2 of 5 rows, with global latents.*ELBO"):
+    with pytest.raises(ModelError, match=r"minibatch of 2 of 5 rows and global latents.*ELBO"):
         IWAE(3)(model, guide, DATA[:2])
     assert ELBO(3)(model, guide, DATA[:2]).bound.isfinite()
 

@@ -1,7 +1,9 @@
 """Inference: bounds, their gradients, and the loop that trains with them."""
 
+from pyrogen.inference.callbacks import Callback, TensorBoard
 from pyrogen.inference.fit import Fit, fit
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
+from pyrogen.inference.parallel import processes
 from pyrogen.inference.schedules import Cosine, Warmup
 
-__all__ = ["ELBO", "IWAE", "Cosine", "Fit", "Objective", "Warmup", "fit"]
+__all__ = ["ELBO", "IWAE", "Callback", "Cosine", "Fit", "Objective", "TensorBoard", "Warmup", "fit", "processes"]

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyrogen.errors import NonFiniteError, SettingsError
+from pyrogen.inference.callbacks import Callbacks
 from pyrogen.inference.compiling import Compile, check_compile, choose
 from pyrogen.inference.keeper import Keeper, identity_of
 from pyrogen.inference.objectives import ELBO, Objective
+from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.progress import Progress
 from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.training import Optimizer, Training
 from pyrogen.ops import denormals_flushed, resolve_device
+from pyrogen.ops.precision import Precision, products_in
 
 
 @dataclass
@@ -57,12 +61,17 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: Compile = "eager",
+    precision: Precision = "float32",
     progress: bool = True,
     folder: str | Path | RunFolder | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
+    callbacks: Iterable[Any] = (),
 ) -> Fit:
     """Maximise a bound on log p(x) over minibatches of rows.
+
+    Inside `processes`, or wherever torch's process group is, each of its processes calls this with the same model, all
+    the rows and the same settings; they share each batch and end with the same weights.
 
     Args:
         model: a Pair, or any Pyro model called with the rows; then `guide` is its guide.
@@ -84,12 +93,15 @@ def fit(
             with torch, happens no more. "inductor" compiles the graph: the same noise, other roundings;
             "cudagraph" replays it on a GPU. "auto" measures and takes the fastest. What cannot be done falls
             back and says why; `settings` of the result say what was used.
+        precision: "tf32" for faster products on a GPU, or "bfloat16" for networks under autocast; parameters, densities
+            and bounds stay in the precision of the rows.
         progress: a progress bar on stderr, when that is a terminal.
         folder: where to keep the run: its settings, a line per epoch, checkpoints. Then SIGINT and SIGTERM let the
             step end and save; a second SIGINT stops at once. A `RunFolder` that is open has its own `resume`.
         resume: go on from the last good checkpoint in the folder, to the bit on a CPU; begin if there is none.
             More epochs, another patience and another device are possible, any other change is refused.
         checkpoint_seconds: least time between two checkpoints; there is always one at the end.
+        callbacks: objects with some of the methods of `Callback`, told before, after each epoch, and after.
 
     Raises:
         ShapeError, DtypeError, SupportError: data or validation are not what the model is for.
@@ -99,22 +111,33 @@ def fit(
         OutputError: the folder holds a run and `resume` is False, is in use, or cannot be written.
         DataError: no checkpoint is good, or they are of another model, data or settings.
         Interrupted: a signal came; the run is saved.
+        ProcessError: another process of the group is gone.
     """
     settings = {k: _plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
     objective = objective or ELBO()
     _check_settings(epochs, batch_size, learning_rate, clip, average, patience, validation)
     _check_folder(folder, resume, checkpoint_seconds)
     check_compile(compile)
+    if precision not in get_args(Precision):
+        raise SettingsError(got=f"precision = {precision!r}", need=f"one of {get_args(Precision)}", fix='"float32"')
     programs = Programs.of(model, guide)
+    programs.precision = precision
     programs.check(data)
     if validation is not None:
         programs.check(validation)
-    target = resolve_device(device)
-    settings |= {"objective": repr(objective), "device": str(target)}
+    target, ranks, told = resolve_device(device), Ranks.here(), Callbacks(callbacks)
+    settings |= {"objective": repr(objective), "device": str(target), "processes": ranks.world}
+    fixed = {name: settings[name] for name in _FIXED}
+    if ranks.world > 1:
+        _check_shares(ranks, len(data), batch_size)
+        ranks.agree(identity_of(programs, data, validation, fixed) | {"epochs": epochs, "patience": patience})
     with ExitStack() as stack:
-        run = stack.enter_context(RunFolder(folder, resume=resume)) if isinstance(folder, str | Path) else folder
+        run = folder if isinstance(folder, RunFolder) else None
+        if isinstance(folder, str | Path):
+            run = ranks.at_first(lambda: stack.enter_context(RunFolder(folder, resume=resume)))
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(denormals_flushed())
+        stack.enter_context(products_in(precision))
         torch.manual_seed(seed)
         programs.to(target)
         training = Training(
@@ -129,39 +152,51 @@ def fit(
             clip=clip,
             average=average,
             seed=seed,
+            ranks=ranks,
         )
+        ranks.sow(seed)
         keeper = Keeper(training, run, checkpoint_seconds)
-        keeper.begin(identity_of(programs, data, validation, {name: settings[name] for name in _FIXED}) if run else {})
+        keeper.begin(identity_of(programs, data, validation, fixed) if run else {})
         training.lowered = choose(training, compile, epochs * math.ceil(training.size / batch_size) - training.step)
         settings["compile"] = training.lowered.mode if training.lowered else "eager"
-        outcome = _loop(training, epochs, patience, progress, keeper)
+        if ranks.rank:
+            progress, told = False, Callbacks(())
+        outcome = _loop(training, epochs, patience, progress, keeper, told)
     training.finish()
     programs.train(False)
-    return Fit(model, programs.guide, training.history, settings, seed, training.seconds, outcome, objective)
+    result = Fit(model, programs.guide, training.history, settings, seed, training.seconds, outcome, objective)
+    told.end(result)
+    return result
 
 
-_NOT_SETTINGS = ("model", "guide", "data", "validation", "folder", "resume", "checkpoint_seconds")
-_FIXED = ("objective", "batch_size", "learning_rate", "schedule", "optimizer", "clip", "average", "seed")
+_NOT_SETTINGS = ("model", "guide", "data", "validation", "folder", "resume", "checkpoint_seconds", "callbacks")
+_STEP = ("objective", "batch_size", "learning_rate", "schedule", "optimizer", "clip", "average", "precision")
+_FIXED = (*_STEP, "seed", "processes")
 """The settings that a run goes on with or not at all."""
 
 
-def _loop(training: Training, epochs: int, patience: int | None, progress: bool, keeper: Keeper) -> str:
+def _loop(
+    training: Training, epochs: int, patience: int | None, progress: bool, keeper: Keeper, told: Callbacks
+) -> str:
     """Train until the last epoch, or until validation does not get better; give the outcome in words."""
     start = time.perf_counter() - training.seconds
     with Progress(epochs, training.size, shown=progress) as bar, pyro.validation_enabled(False), keeper:
         bar.advance(training.epoch * training.size + training.position)
+        told.start(training)
         while training.epoch < epochs and not _exhausted(training, patience):
             training.programs.train(True)
             for x in training.batches():
+                done = training.position
                 training.update(x)
                 training.seconds = time.perf_counter() - start
                 keeper.after_step()
-                bar.advance(len(x))
+                bar.advance(training.position - done)
             try:
                 training.close_epoch()
             except NonFiniteError as error:
                 raise keeper.explained(error) from error
             bar.report(training.history)
+            told.epoch(training.history)
             keeper.after_epoch()
         keeper.end()
     if _exhausted(training, patience):
@@ -203,6 +238,16 @@ def _check_settings(
         raise SettingsError(got=f"average = {average!r}", need="a decay between 0 and 1", fix="average=0.999")
     if patience is not None and validation is None:
         raise SettingsError(got="patience without validation rows", need="both", fix="validation=x_valid")
+
+
+def _check_shares(ranks: Ranks, rows: int, batch_size: int) -> None:
+    least = min(rows, batch_size)
+    if least < ranks.world:
+        raise SettingsError(
+            got=f"batches of {least} rows for {ranks.world} processes",
+            need="a row for each",
+            fix=f"batch_size={100 * ranks.world}, or fewer processes",
+        )
 
 
 def _plain(value: Any) -> Any:

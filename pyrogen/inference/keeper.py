@@ -23,7 +23,6 @@ from pyrogen.inference.training import Training
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-AGREE = 16  # steps after which several processes ask each other whether a signal came
 
 
 class Keeper:
@@ -31,13 +30,17 @@ class Keeper:
 
     Inside `with`, SIGINT and SIGTERM let the step end, save, and raise `Interrupted`; a second SIGINT raises
     KeyboardInterrupt at once. Only the main thread may take signals, and one that is ignored stays so.
+
+    Of several processes, the first one has the folder, and all stop after the same step: about once a second, and
+    after each epoch, they ask each other whether one of them was signalled.
     """
 
     def __init__(self, training: Training, run: RunFolder | None, seconds: float) -> None:
         self.training, self.run, self.seconds = training, run, seconds
         self.ranks = training.ranks
-        self.kept = self.ranks.told(run is not None)  # of several processes, the first one has the folder
+        self.kept = self.ranks.told(run is not None)
         self.caught = 0
+        self.ask_at, self.asked = 0, (training.step, time.monotonic())
         self.saved, self.saved_at = (-1, 0, 0), time.monotonic()
         self.before: dict[signal.Signals, Any] = {}
 
@@ -82,9 +85,12 @@ class Keeper:
         Raises:
             Interrupted: one came.
         """
-        alone = self.ranks.world == 1
-        if self.kept and (alone or self.training.step % AGREE == 0) and (self.caught or not alone):
+        if self.ranks.world == 1:
+            if self.caught:
+                self._save_and_stop(due=False)
+        elif self.kept and self.training.step >= self.ask_at:
             self._save_and_stop(due=False)
+            self._ask_again()
 
     def after_epoch(self) -> None:
         """Log the epoch; save, if it is time to."""
@@ -107,12 +113,20 @@ class Keeper:
 
     def _save_and_stop(self, due: bool) -> None:
         """Save if it is due or a signal came, and stop then: in all processes, if the first thinks so or one got it."""
-        caught, due_there = self.ranks.largest(self.caught, due and self.ranks.rank == 0)
+        caught, due_there = self.ranks.largest(self.caught, int(due and self.ranks.rank == 0))
         if caught or due_there:
             self._save()
         if caught:
             self.caught = caught
             self._stop()
+
+    def _ask_again(self) -> None:
+        """Settle on the step at which the processes ask each other next: about a second from now."""
+        now, step = time.monotonic(), self.training.step
+        taken = (now - self.asked[1]) / max(step - self.asked[0], 1)
+        self.asked = step, now
+        (steps,) = self.ranks.largest(max(1, min(1000, int(1 / max(taken, 1e-6)))) if self.ranks.rank == 0 else 0)
+        self.ask_at = step + steps
 
     def _at_first(self, do: Callable[[RunFolder], T]) -> T | None:
         run = self.run

@@ -74,13 +74,8 @@ class Step:
             objective = dataclasses.replace(objective, **held)  # pyright: ignore[reportArgumentType]
         for parameter in self.parameters:
             parameter.grad = None
-        value = objective(
-            self.programs.model,
-            self.programs.guide,
-            *self.programs.args(x, self.size),
-            step=_Untold(),  # pyright: ignore[reportArgumentType]
-            nesting=self.nesting,
-        )
+        untold = _Untold()
+        value = self.programs.evaluate(objective, x, self.size, untold, self.nesting)  # pyright: ignore[reportArgumentType]
         # backward rather than grad: it gives each parameter memory of its own, in the parameter's layout
         torch.autograd.backward(value.loss, inputs=self.parameters)
         return (value.bound, *(p.grad for p in self.parameters))

@@ -196,7 +196,7 @@ def _one_weight(terms: Terms, local: Tensor, overall: Tensor) -> Tensor:
         return local
     if terms.scale != 1:
         raise ModelError(
-            got=f"an importance-weighted bound on a minibatch, {terms.n_rows} of {terms.size} rows, and global latents",
+            got=f"an importance weight on a minibatch of {terms.n_rows} of {terms.size} rows and global latents",
             need="all rows, since a weight of global latents does not split over rows",
             fix="ELBO() for minibatches, or the whole data set as one batch",
         )

@@ -15,10 +15,11 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyrogen.errors import DtypeError, ModelError, NonFiniteError, SettingsError, ShapeError, SupportError
-from pyrogen.inference.objectives import Objective
+from pyrogen.inference.objectives import Objective, Value
 from pyrogen.inference.sites import parameter_leaves
 from pyrogen.inference.terms import plate_nesting, run
 from pyrogen.models.contracts import Pair
+from pyrogen.ops.precision import networks_in
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Programs:
     model: Callable[..., Any]
     guide: Callable[..., Any]
     pair: Pair | None
+    precision: str = "float32"
 
     @classmethod
     def of(cls, model: Any, guide: Any | None = None) -> Programs:
@@ -93,6 +95,11 @@ class Programs:
             return self.pair.plate_nesting
         return plate_nesting(self.model, self.guide, *self.args(x, size))
 
+    def evaluate(self, objective: Objective, x: Tensor, size: int, step: int, nesting: int) -> Value:
+        """The objective on rows of a data set of `size`, at a step."""
+        with networks_in(self.precision, x.device.type):
+            return objective(self.model, self.guide, *self.args(x, size), step=step, nesting=nesting)
+
     def rehearse(self, x: Tensor, size: int, objective: Objective, nesting: int) -> None:
         """One step without consequences and with Pyro's validation on, so that what is wrong shows now."""
         with torch.no_grad(), pyro.validation_enabled(True), torch.random.fork_rng():
@@ -111,7 +118,7 @@ class Programs:
                 fix=f"pyro.plate(name, {size}, subsample=torch.arange(len(x))), or batch_size={size}",
             )
         with pyro.validation_enabled(False), torch.random.fork_rng():
-            bound = objective(self.model, self.guide, *self.args(x, size), nesting=nesting).bound
+            bound = self.evaluate(objective, x, size, 0, nesting).bound
         if not bool(bound.isfinite()):
             raise NonFiniteError(
                 got=f"a bound of {float(bound)} before the first step",

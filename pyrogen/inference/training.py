@@ -125,13 +125,7 @@ class Training:
         return self.eager_gradient(x) if bound is None else bound
 
     def eager_gradient(self, x: Tensor) -> Tensor:
-        value = self.objective(
-            self.programs.model,
-            self.programs.guide,
-            *self.programs.args(x, self.size),
-            step=self.step,
-            nesting=self.nesting,
-        )
+        value = self.programs.evaluate(self.objective, x, self.size, self.step, self.nesting)
         self.optimizer.zero_grad(set_to_none=True)
         value.loss.backward()
         return value.bound
@@ -178,13 +172,7 @@ class Training:
         with self.programs.evaluating(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for batch in x.split(max(self.batch_size, 500)):
-                value = self.objective(
-                    self.programs.model,
-                    self.programs.guide,
-                    *self.programs.args(batch, x.shape[0]),
-                    step=self.step,
-                    nesting=self.nesting,
-                )
+                value = self.programs.evaluate(self.objective, batch, x.shape[0], self.step, self.nesting)
                 total += value.bound * len(batch)
         return float(total) / x.shape[0]
 
@@ -221,4 +209,3 @@ class Training:
         chosen = self.best or self.averaged
         for parameter, value in zip(self.parameters, chosen, strict=False):
             parameter.copy_(value)
-
