@@ -67,6 +67,17 @@ def test_validation_does_not_change_the_training():
     assert a == b
 
 
+def test_rows_in_a_mapped_file_train_as_rows_in_memory_do(tmp_path):
+    X.numpy().tofile(tmp_path / "rows.f32")
+    mapped = torch.from_file(str(tmp_path / "rows.f32"), shared=False, size=X.numel()).view(X.shape)
+    trained = []
+    for rows in (X, mapped):
+        vae = small("vae")
+        fit(vae, rows, epochs=2, batch_size=7, progress=False)
+        trained.append(weights(vae))
+    assert same(*trained)
+
+
 def test_every_row_is_seen_once_per_epoch_and_the_last_batch_may_be_smaller():
     seen = []
 

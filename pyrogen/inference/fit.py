@@ -75,7 +75,8 @@ def fit(
 
     Args:
         model: a Pair, or any Pyro model called with the rows; then `guide` is its guide.
-        data: the rows, (N, D); they stay on the device.
+        data: the rows, (N, D); they stay on the device. On a CPU they may be mapped from a file that is larger than the
+            memory, `torch.from_file(...)` or `torch.from_numpy(numpy.memmap(...))`: only a batch is read at a time.
         objective: the bound, ELBO() unless given.
         epochs: passes over the data; the last batch of a pass may be smaller.
         learning_rate: of Adam, times `schedule(step)` when there is one.
