@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,13 +55,16 @@ def in_words(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **settings: Any) -> None:
+        rank = os.environ.get("RANK", "0")  # torchrun's
+        who = "" if rank == "0" else f"process {rank}: "
         try:
             command(*args, **settings)
         except Interrupted as error:
-            print(f"interrupted: {error.got}; the same command with --resume goes on", file=sys.stderr)
+            if not who:
+                print(f"interrupted: {error.got}; the same command with --resume goes on", file=sys.stderr)
             raise typer.Exit(128 + error.signal) from None
         except PyrogenError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{who}error: {error}", file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, RecipeError | SettingsError) else 1) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -216,10 +220,15 @@ def _run(what: Path | dict[str, Any], source: str, out: Path | None, **settings:
     recipe = Recipe.of(what, source) if isinstance(what, dict) else Recipe.read(what)
     from pyrogen.cli.report import report
     from pyrogen.cli.run import run as carry_out
+    from pyrogen.inference import processes
 
     folder = out or Path("runs") / f"{recipe.model}-{recipe.data}"
-    outcome = carry_out(recipe, folder, source=source, **settings)
-    print(report(outcome))
+    with processes(settings["device"]) as ranks, warnings.catch_warnings():
+        if ranks.rank:
+            warnings.simplefilter("ignore")  # the first process warns for all
+        outcome = carry_out(recipe, folder, source=source, **settings)
+        if ranks.rank == 0:
+            print(report(outcome))
 
 
 def _assignment(text: str) -> tuple[str, str, Any]:

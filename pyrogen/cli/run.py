@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +31,7 @@ from pyrogen.evaluate import latent_report, log_likelihood
 from pyrogen.inference import Fit, fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.inference.checkpoints import Checkpoints
+from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.run_folder import CHECKPOINTS, RunFolder
 from pyrogen.models import Model, Pair
 from pyrogen.ops import evenly, resolve_device
@@ -64,6 +66,8 @@ def run(
     weights and a first result.json, without the number, are there as soon as training ends. Checkpoints are
     there until all is: the weights, the recipe and the history say then what is worth keeping of them.
 
+    Of several processes all train, and the first one does the rest.
+
     Args:
         source: where the recipe is from, for messages.
         overwrite: replace the files of an earlier run in `out`.
@@ -75,12 +79,13 @@ def run(
         NonFiniteError: training diverged.
         Interrupted: a signal came while training; the run is saved.
     """
-    start = time.perf_counter()
+    start, ranks = time.perf_counter(), Ranks.here()
+    quiet = quiet or ranks.rank > 0
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     target = resolve_device(device)
-    folder = Folder(out, overwrite=overwrite, resume=resume)
-    if resume and (done := _finished(folder.path, recipe)):
-        say(f"{folder.path} is finished")
+    folder = ranks.at_first(lambda: Folder(out, overwrite=overwrite, resume=resume))
+    if resume and (done := ranks.told(ranks.at_first(lambda: _finished(Path(out), recipe)))):
+        say(f"{out} is finished")
         return done
     try:
         data = load_data(recipe, source)
@@ -89,15 +94,19 @@ def run(
         check_data(model, data, splits)
         model.prepare(data["train"])
         rows = f"{len(data['train']):,} rows of {data.name}"
-        with RunFolder(folder.path, resume=resume, overwrite=overwrite) as place:
+        with ExitStack() as stack:
+            claimed = RunFolder(out, resume=resume, overwrite=overwrite)
+            place = ranks.at_first(lambda: stack.enter_context(claimed))
             say(f"{recipe.model}, {_parameters(model):,} parameters, on {rows}, {target}")
             trained = _fit(recipe, model, data, target, place, not quiet)
             say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
-            outcome = Outcome(folder.path, _result(recipe, data, trained))
-            _finish(outcome, folder, recipe, data, trained, start, say)
-            place.checkpoints.clear()
+            outcome = Outcome(Path(out), _result(recipe, data, trained))
+            if folder is not None and place is not None:  # in the other processes they are not
+                _finish(outcome, folder, recipe, data, trained, start, say)
+                place.checkpoints.clear()
     except BaseException:
-        folder.give_up()
+        if folder is not None:
+            folder.give_up()
         raise
     return outcome
 
@@ -139,7 +148,9 @@ def _finished(path: Path, recipe: Recipe) -> Outcome | None:
     return Outcome(path, result, result.get("not_made", {}))
 
 
-def _fit(recipe: Recipe, model: Model, data: Dataset, device: torch.device, folder: RunFolder, progress: bool) -> Fit:
+def _fit(
+    recipe: Recipe, model: Model, data: Dataset, device: torch.device, folder: RunFolder | None, progress: bool
+) -> Fit:
     table = recipe.fit
     return fit(
         model,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from pyrogen.errors import DeviceError, ModelError, ProcessError, PyrogenError, SettingsError
 from pyrogen.ops.checks import resolve_device
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -218,10 +221,14 @@ def processes(device: str | torch.device = "auto", *, timeout: float = TIMEOUT) 
     if not started or os.environ["WORLD_SIZE"] == "1" or td.is_initialized():
         yield Ranks.here()
         return
+    from torch.distributed.rendezvous import rendezvous  # not above: a torch may come without
+
     cuda = _take_device(device)
     # numbers and words for the host go through gloo, so that to ask for them is not to wait for a GPU
+    backend, wait = "cpu:gloo,cuda:nccl" if cuda else "gloo", timedelta(seconds=timeout)
     with _together():
-        td.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
+        store, rank, world = next(rendezvous("env://", timeout=wait))
+        td.init_process_group(backend, store=_fresh(store), rank=rank, world_size=world, timeout=wait)
     try:
         yield Ranks.here()
     except BaseException:
@@ -229,6 +236,18 @@ def processes(device: str | torch.device = "auto", *, timeout: float = TIMEOUT) 
             td.destroy_process_group()
         raise
     td.destroy_process_group()
+
+
+def _fresh(store: Store) -> Store:
+    """The store without what processes left there that torchrun has since started again, such as their addresses.
+
+    It counts the starts of each machine by itself; so among several machines the number is not the same for all.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    alike = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"start-{start}", store) if alike else store
 
 
 def _take_device(device: str | torch.device) -> bool:
