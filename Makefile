@@ -13,6 +13,8 @@ PIP_OPTIONS ?=
 TORCH_INDEX ?=
 BIN := .venv/bin
 export MPLBACKEND := Agg
+# idle threads of OpenMP otherwise spin, and slow down whatever else runs
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help .venv demo test test-slow evidence lint clean
 
@@ -34,14 +36,14 @@ demo: .venv/installed
 	$(BIN)/pyrogen run models/vae/digits.toml --out runs/demo --overwrite
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # pytest answers 5 when nothing is marked slow
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
 
 evidence: .venv/installed
-	$(BIN)/pyrogen run $(RECIPE).toml --out runs/evidence --overwrite
+	OMP_NUM_THREADS=1 $(BIN)/pyrogen run $(RECIPE).toml --out runs/evidence --overwrite
 	cp runs/evidence/result.json $(RECIPE).json
 	$(BIN)/python docs/results.py
 

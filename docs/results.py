@@ -15,12 +15,12 @@ BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
 
 
 def table() -> str:
-    """One line per models/<name>/<data>.json, with a link to its recipe."""
+    """One line per models/<name>/<data>.json and inference/<name>/<data>.json, with a link to its recipe."""
     lines = [
         "| recipe | log p(x), nats per test row | kind | rows | particles | seconds |",
         "|---|---|---|---|---|---|",
     ]
-    for path in sorted((ROOT / "models").glob("*/*.json")):
+    for path in sorted([*ROOT.glob("models/*/*.json"), *ROOT.glob("inference/*/*.json")]):
         result = json.loads(path.read_text())
         number = result["log_likelihood"]
         recipe = path.with_suffix(".toml").relative_to(ROOT)

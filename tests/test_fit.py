@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from torch import nn
 
 from pyrogen.data import load
-from pyrogen.errors import DeviceError, DtypeError, ModelError, NonFiniteError, SettingsError, SupportError
+from pyrogen.errors import DeviceError, DtypeError, ModelError, NonFiniteError, SettingsError, ShapeError, SupportError
 from pyrogen.inference import ELBO, IWAE, Cosine, Warmup, fit
 from pyrogen.inference.schedules import at
 from pyrogen.models import VAE, BernoulliPixels, GaussianPixels, StandardNormal
@@ -304,3 +304,75 @@ def test_a_model_in_training_is_left_in_evaluation_mode_with_its_name():
     result = fit(copy.copy(vae), X, epochs=1, progress=False)
     assert result.model.site_name == name or result.model.site_name.startswith("VAE-")
     assert not result.model.training
+
+
+def local_model(x):
+    with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_a_guides_plate_of_another_name_and_size_does_not_weigh_the_kl():
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 2**0.5
+
+    def guide(x):
+        a, s = (
+            pyro.param("a", torch.tensor(0.3)),
+            pyro.param("s", torch.tensor(1.0), constraint=dist.constraints.positive),
+        )
+        with pyro.plate("other", len(x)):
+            pyro.sample("z", dist.Normal(a * x, s))
+
+    fit(local_model, x, guide=guide, epochs=30, batch_size=100, learning_rate=0.02, progress=False)
+    # the exact posterior is Normal(x / 2, 1 / sqrt(2)); with the KL weighed by 1/10 it was (0.91 x, 0.30)
+    assert float(pyro.param("a").detach()) == pytest.approx(0.5, abs=0.05)
+    assert float(pyro.param("s").detach()) == pytest.approx(2**-0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("shape", ["event", "plate", "whole"])
+def test_bounds_are_per_row_of_the_data_however_the_model_counts(shape):
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        if shape == "plate":
+            with pyro.plate("columns", 5, dim=-1), pyro.plate("rows", len(x), dim=-2):
+                pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+        elif shape == "event":
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(mean[..., None, None], 1.0).expand([len(x), 5]).to_event(1), obs=x)
+        else:
+            pyro.sample("x", dist.Normal(mean, 1.0).expand([len(x), 5]).to_event(2), obs=x)
+
+    def guide(x):
+        pyro.sample("mean", dist.Normal(pyro.param("m", torch.tensor(0.2)), 0.1))
+
+    settings = {"epochs": 1, "batch_size": 12, "optimizer": lambda p: torch.optim.SGD(p, 1e-9), "progress": False}
+    bound = fit(model, x, guide=guide, **settings).history["train"][0]
+    q = dist.Normal(torch.tensor(0.2), 0.1)
+    expected = (
+        dist.Normal(0.2, 1.0).log_prob(x).sum()
+        - 60 * 0.005
+        - torch.distributions.kl_divergence(q, dist.Normal(0.0, 1.0))
+    )
+    assert bound == pytest.approx(float(expected) / 12, abs=0.5)
+
+
+def test_a_model_without_a_plate_is_refused_in_batches_of_one_too():
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+    for batch_size in (1, 2, 39):
+        with pytest.raises(ModelError, match="plate"):
+            fit(model, torch.randn(40), guide=AutoNormal(model), batch_size=batch_size, epochs=1, progress=False)
+
+
+def test_what_validation_or_the_last_batch_would_break_is_found_before_the_first_step():
+    with pytest.raises(ShapeError, match="validation"):
+        fit(normal_mean, torch.randn(40), guide=AutoNormal(normal_mean), validation=torch.randn(5, 2), progress=False)
+    vae = VAE(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), MLP(2, 5, 4), BernoulliPixels(4), StandardNormal(2))
+    before = weights(vae)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        fit(vae, X[:21], batch_size=10, epochs=1, progress=False)
+    assert same(weights(vae), before)

@@ -454,3 +454,28 @@ def test_inductor_draws_the_same_noise_and_rounds_otherwise(objective):
         assert result.settings["compile"] == mode
         runs.append((torch.tensor(result.history["train"]), [p.detach() for p in vae.parameters()]))
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda x: float(x.numpy().max()), lambda x: max(x.tolist()), lambda x: x.numpy().min()]
+)
+def test_a_number_read_from_the_rows_in_any_order_falls_back(read):
+    def model(x):
+        shift = float(read(x.detach()))
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(shift, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("a", torch.tensor(0.3)) * x, 1.0))
+
+    x = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    bounds = []
+    for compile in ("eager", "graph"):
+        pyro.clear_param_store()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*falls back")
+            fitted = fit(model, x, guide=guide, epochs=2, batch_size=10, compile=compile, progress=False)
+        bounds.append(fitted.history["train"])
+    assert bounds[0] == bounds[1] and fitted.settings["compile"] == "eager"

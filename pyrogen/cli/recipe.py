@@ -159,10 +159,13 @@ def _named(table: str, tables: Mapping[str, Any], source: str) -> tuple[str, dic
         )
     for key, value in rest.items():
         for entry in value if isinstance(value, list) else [value]:
-            if not isinstance(entry, int | float | str) or (isinstance(entry, float) and not math.isfinite(entry)):
+            wrong = not isinstance(entry, int | float | str) or (isinstance(entry, bool) and table == "model")
+            if wrong or (isinstance(entry, float) and not math.isfinite(entry)):
                 raise RecipeError(
                     got=f"{key} = {value!r} in [{table}] of {source}",
-                    need="a word, a number, true or false, or a list of those",
+                    need="a word, a number, or a list of those"
+                    if table == "model"
+                    else "a word, a number, true or false",
                     fix="another value",
                 )
     if table == "data" and not isinstance(rest.get("root", ""), str):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.terms import run
+from pyrogen.inference.vectorizing import check_particles
 from pyrogen.models.contracts import Explicit
 
 Method = Literal["exact", "iwae", "elbo"]
@@ -112,6 +113,8 @@ def log_likelihood(
         torch.manual_seed(seed)
         rows_at_once = max(1, chunk // particles)
         nesting = programs.nesting(x[:rows_at_once], x.shape[0])
+        first = x[: max(2, rows_at_once)] if len(x) > 1 else x.repeat(2, *[1] * (x.dim() - 1))
+        _check(programs, first, particles, nesting)
         log_w = [_log_w(programs, batch, particles, nesting, chunk) for batch in x.split(rows_at_once)]
         parts = [_per_row(w, method) for w in log_w]
     rows, errors, ess = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
@@ -148,15 +151,23 @@ def _log_w(programs: Programs, x: Tensor, particles: int, nesting: int, chunk: i
     for start in range(0, particles, at_once):
         k = min(at_once, particles - start)
         terms = run(programs.model, programs.guide, *programs.args(x, x.shape[0]), particles=k, nesting=nesting)
-        if terms.global_latents or terms.n_rows != x.shape[0] or terms.thinned:
-            inside = ", with a subsampled plate inside" if terms.thinned else ""
-            raise ModelError(
-                got=f"{len(terms.global_latents)} global latents and {terms.n_rows} rows for {x.shape[0]} data{inside}",
-                need="latents that are all local to a plate over the rows, and all entries of a row",
-                fix="the ELBO objective, which bounds the evidence of the whole data set",
-            )
         out.append(terms.log_w.double())
     return torch.cat(out)
+
+
+def _check(programs: Programs, x: Tensor, particles: int, nesting: int) -> None:
+    """On two rows at least: one looks local whatever the program does."""
+    args = programs.args(x, x.shape[0])
+    terms = run(programs.model, programs.guide, *args)
+    if terms.global_latents or terms.n_rows != x.shape[0] or terms.thinned:
+        inside = ", with a subsampled plate inside" if terms.thinned else ""
+        raise ModelError(
+            got=f"{len(terms.global_latents)} global latents and {terms.n_rows} rows for {x.shape[0]} data{inside}",
+            need="latents that are all local to a plate over the rows, and all entries of a row",
+            fix="the ELBO objective, which bounds the evidence of the whole data set",
+        )
+    if particles > 1:
+        check_particles(programs.model, programs.guide, *args, nesting=nesting)
 
 
 def _per_row(log_w: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrogen.errors import ModelError
-from pyrogen.inference.layout import Layout, Site
+from pyrogen.inference.layout import Layout, Site, subsampling
 from pyrogen.inference.sites import latent_sites
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ def check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
         q: Site = guide_trace.nodes[name]
         # the guide's plates may have names of their own
         frames = {(f.dim, f.size): f for f in p["cond_indep_stack"] if f.vectorized}
-        q["cond_indep_stack"] = tuple(frames.get((f.dim, f.size), f) for f in q["cond_indep_stack"])
+        renamed = tuple(frames.get((f.dim, f.size), f) for f in q["cond_indep_stack"])
+        # and declare another size: its subsampling must not be taken for a scale
+        q["scale"] = q["scale"] * subsampling(renamed) / subsampling(q["cond_indep_stack"])
+        q["cond_indep_stack"] = renamed
         expected, got = p["fn"].shape(), tuple(q["value"].shape)
         if not _contains(got, tuple(expected)):
             raise ModelError(

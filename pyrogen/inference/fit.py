@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Iterable
@@ -14,10 +15,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrogen.errors import NonFiniteError, SettingsError
+from pyrogen.errors import NonFiniteError, SettingsError, ShapeError
 from pyrogen.inference.callbacks import Callbacks
 from pyrogen.inference.compiling import Compile, check_compile, choose
-from pyrogen.inference.keeper import Keeper, identity_of
+from pyrogen.inference.keeper import Keeper, code_of, identity_of
 from pyrogen.inference.objectives import ELBO, Objective
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.programs import Programs
@@ -115,7 +116,9 @@ def fit(
         ProcessError: another process of the group is gone.
     """
     settings = {k: _plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
-    objective = objective or ELBO()
+    objective = ELBO() if objective is None else objective
+    if not isinstance(objective, Objective):
+        raise SettingsError(got=f"objective = {objective!r}", need="an Objective", fix="objective=ELBO()")
     _check_settings(epochs, batch_size, learning_rate, clip, average, patience, validation)
     _check_folder(folder, resume, checkpoint_seconds)
     check_compile(compile)
@@ -126,6 +129,7 @@ def fit(
     programs.check(data)
     if validation is not None:
         programs.check(validation)
+        _check_like(validation, data)
     target, ranks, told = resolve_device(device), Ranks.here(), Callbacks(callbacks)
     settings |= {"objective": repr(objective), "device": str(target), "processes": ranks.world}
     fixed = {name: settings[name] for name in _FIXED}
@@ -230,15 +234,24 @@ def _check_settings(
     validation: Tensor | None,
 ) -> None:
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise SettingsError(got=f"{name} = {value!r}", need="a positive whole number", fix=f"{name}=10")
     for name, value in {"learning_rate": learning_rate, "clip": clip}.items():
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
             raise SettingsError(got=f"{name} = {value!r}", need="a positive number", fix=f"{name}=0.001")
-    if average is not None and not 0 < average < 1:
+    if average is not None and not (isinstance(average, int | float) and 0 < average < 1):
         raise SettingsError(got=f"average = {average!r}", need="a decay between 0 and 1", fix="average=0.999")
     if patience is not None and validation is None:
         raise SettingsError(got="patience without validation rows", need="both", fix="validation=x_valid")
+
+
+def _check_like(validation: Tensor, data: Tensor) -> None:
+    if validation.shape[1:] != data.shape[1:] or validation.dtype != data.dtype:
+        raise ShapeError(
+            got=f"validation rows of {validation.dtype} and shape {tuple(validation.shape)}",
+            need=f"{data.dtype} and {('N', *data.shape[1:])}, as the data",
+            fix="a split of the same data set",
+        )
 
 
 def _check_shares(ranks: Ranks, rows: int, batch_size: int) -> None:
@@ -252,4 +265,6 @@ def _check_shares(ranks: Ranks, rows: int, batch_size: int) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if inspect.isfunction(value):
+        return code_of(value)
     return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)

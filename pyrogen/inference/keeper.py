@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import re
 import signal
@@ -22,6 +23,7 @@ from pyrogen.inference.training import Training
 
 T = TypeVar("T")
 
+_PLAIN = (int, float, str, bool, bytes, tuple, type(None))
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -175,11 +177,21 @@ def identity_of(
     found: dict[str, Any] = {name: _stable(value) for name, value in settings.items()}
     for name, program in {"model": programs.model, "guide": programs.guide}.items():
         owner = getattr(program, "__self__", program)
-        text = repr(owner) if isinstance(owner, torch.nn.Module) else getattr(owner, "__qualname__", repr(owner))
+        text = code_of(owner) if inspect.isfunction(owner) else repr(owner)
         found[name] = _stable(text)
     found["data"] = digest(data)
     found["validation"] = None if validation is None else digest(validation)
     return found
+
+
+def code_of(function: Any) -> str:
+    """The name of a function and a hash of what it does: its code, its constants and the names that it uses."""
+    code = function.__code__
+    inner = [c.co_code for c in code.co_consts if inspect.iscode(c)]
+    constants = [c for c in code.co_consts if not inspect.iscode(c)]
+    cells = [cell.cell_contents for cell in function.__closure__ or () if isinstance(cell.cell_contents, _PLAIN)]
+    parts = (code.co_code, inner, constants, code.co_names, cells, repr(function.__defaults__))
+    return f"{function.__qualname__} {hashlib.sha256(_stable(repr(parts)).encode()).hexdigest()[:16]}"
 
 
 def digest(rows: Tensor) -> str:

@@ -151,3 +151,8 @@ def _check_plates(site: Site, batch: torch.Size, plates: set[Any]) -> None:
 
 def _plates(site: Site) -> set[Any]:
     return {frame for frame in site["cond_indep_stack"] if frame.vectorized}
+
+
+def subsampling(frames: Any) -> float:
+    """How many entries each one stands for in these plates."""
+    return math.prod((f.full_size or f.size) / f.size for f in frames if f.size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from pyrogen.errors import DtypeError, ModelError, NonFiniteError, SettingsError
 from pyrogen.inference.objectives import Objective, Value
 from pyrogen.inference.sites import parameter_leaves
 from pyrogen.inference.terms import plate_nesting, run
+from pyrogen.inference.vectorizing import check_particles
 from pyrogen.models.contracts import Pair
 from pyrogen.ops.precision import networks_in
 
@@ -30,6 +33,7 @@ class Programs:
     guide: Callable[..., Any]
     pair: Pair | None
     precision: str = "float32"
+    rows_per_row: float = 1.0  # rows that the programs tell apart for each row of the data; found by `rehearse`
 
     @classmethod
     def of(cls, model: Any, guide: Any | None = None) -> Programs:
@@ -52,8 +56,8 @@ class Programs:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The pair, and what the programs are or are methods of."""
-        found = [self.pair, *(getattr(program, "__self__", program) for program in (self.model, self.guide))]
+        """The pair, what the programs are or are methods of, and modules that functions close over or name."""
+        found = [self.pair, *_modules(self.model), *_modules(self.guide)]
         return list({id(module): module for module in found if isinstance(module, nn.Module)}.values())
 
     def args(self, x: Tensor, size: int) -> tuple[Any, ...]:
@@ -98,7 +102,8 @@ class Programs:
     def evaluate(self, objective: Objective, x: Tensor, size: int, step: int, nesting: int) -> Value:
         """The objective on rows of a data set of `size`, at a step."""
         with networks_in(self.precision, x.device.type):
-            return objective(self.model, self.guide, *self.args(x, size), step=step, nesting=nesting)
+            value = objective(self.model, self.guide, *self.args(x, size), step=step, nesting=nesting)
+        return value if self.rows_per_row == 1 else Value(value.loss, value.bound * self.rows_per_row)
 
     def rehearse(self, x: Tensor, size: int, objective: Objective, nesting: int) -> None:
         """One step without consequences and with Pyro's validation on, so that what is wrong shows now."""
@@ -113,10 +118,14 @@ class Programs:
             )
         if terms.global_latents and terms.size * rows != size * terms.n_rows:
             raise ModelError(
-                got=f"a plate over {terms.size} rows in a model with global latents, trained on minibatches of {size}",
+                got=f"a plate over {terms.size} rows in a model with global latents, {rows} of {size} at a time",
                 need="terms scaled to the whole data set",
                 fix=f"pyro.plate(name, {size}, subsample=torch.arange(len(x))), or batch_size={size}",
             )
+        self.rows_per_row = terms.n_rows / rows
+        if objective.particles > 1:
+            with self.evaluating(), pyro.validation_enabled(False):
+                check_particles(self.model, self.guide, *self.args(x, size), nesting=nesting)
         with pyro.validation_enabled(False), torch.random.fork_rng():
             bound = self.evaluate(objective, x, size, 0, nesting).bound
         if not bool(bound.isfinite()):
@@ -164,6 +173,16 @@ def _name_apart(guide: Any) -> None:
     numbers = itertools.count(2)
     while guide._pyro_name in taken:
         guide._pyro_name = f"{name}-{next(numbers)}"
+
+
+def _modules(program: Any) -> list[nn.Module]:
+    while isinstance(program, functools.partial):
+        program = program.func
+    owner = getattr(program, "__self__", program)
+    if isinstance(owner, nn.Module) or not inspect.isfunction(program):
+        return [owner] if isinstance(owner, nn.Module) else []
+    named = inspect.getclosurevars(program)
+    return [value for value in (*named.nonlocals.values(), *named.globals.values()) if isinstance(value, nn.Module)]
 
 
 def _describe(x: Any) -> str:

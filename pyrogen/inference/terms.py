@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from pyrogen.distributions import closed_form_kl, kl_per_dimension
 from pyrogen.errors import ModelError
 from pyrogen.inference.agreement import check_auxiliary, check_plates, check_sites
-from pyrogen.inference.layout import PARTICLES, Layout, Site
+from pyrogen.inference.layout import PARTICLES, Layout, Site, subsampling
 from pyrogen.inference.sites import latent_sites, observed_sites
 from pyrogen.inference.stopping import RandomState, Redraw, held, pass_through
 
@@ -120,28 +119,32 @@ def run(
     noise = RandomState() if stop_guide else None
     if particles > 1:
         nesting = plate_nesting(model, guide, *args) if nesting is None else nesting
-        model, guide = _in_particles(model, particles, nesting), _in_particles(guide, particles, nesting)
+        model, guide = in_particles(model, particles, nesting), in_particles(guide, particles, nesting)
     guide_trace = poutine.trace(guide).get_trace(*args)
     entering = pass_through(guide_trace) if stop_guide else {}
-    model_trace = poutine.trace(_Replay(guide_trace)(model)).get_trace(*args)
+    model_trace = replayed(model, guide_trace, *args)
     if noise is not None:
         with noise.again(), held(guide_trace), Redraw(guide_trace):
             guide_trace = poutine.trace(guide).get_trace(*args)
-    check_sites(model_trace, guide_trace)
-    return _collect(model_trace, guide_trace, entering)
+    return collect(model_trace, guide_trace, entering)
 
 
 def plate_nesting(model: Program, guide: Program, *args: Any) -> int:
     """The depth of the plates in both programs, found by running them once without gradients."""
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
         guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(_Replay(guide_trace)(model)).get_trace(*args)
+        model_trace = replayed(model, guide_trace, *args)
     sites: list[Site] = [*guide_trace.nodes.values(), *model_trace.nodes.values()]
     dims = [frame.dim for s in sites if s["type"] == "sample" for frame in s["cond_indep_stack"] if frame.vectorized]
     return -min(dims, default=0)
 
 
-def _in_particles(program: Program, particles: int, nesting: int) -> Program:
+def replayed(model: Program, guide_trace: poutine.Trace, *args: Any) -> poutine.Trace:
+    """The model's trace at the guide's draws."""
+    return poutine.trace(_Replay(guide_trace)(model)).get_trace(*args)
+
+
+def in_particles(program: Program, particles: int, nesting: int) -> Program:
     def vectorized(*args: Any) -> Any:
         with pyro.plate(PARTICLES, particles, dim=-1 - nesting):
             return program(*args)
@@ -166,7 +169,13 @@ class _Replay(ReplayMessenger):
                 )
 
 
-def _collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: dict[str, Tensor]) -> Terms:
+def collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: dict[str, Tensor] | None = None) -> Terms:
+    """Sort the log-probabilities of two traces into rows.
+
+    Raises:
+        ModelError: the guide's sites are not the model's, or rows cannot be told.
+    """
+    check_sites(model_trace, guide_trace)
     observed, latents = observed_sites(model_trace), latent_sites(guide_trace)
     order = [name for name in model_trace.nodes if name in latents]
     layout = Layout.of(list(observed.values()), [model_trace.nodes[name] for name in order])
@@ -185,7 +194,7 @@ def _collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: d
     check_auxiliary(terms)
     in_rows = [*observed.values(), *(s for n, s in latents.items() if not terms[n].is_global)]
     thinned = any(layout.inner_scale(site) != 1 for site in in_rows)
-    return Terms(likelihood, weighted, terms, layout.full_size, layout, thinned, entering)
+    return Terms(likelihood, weighted, terms, layout.full_size, layout, thinned, entering or {})
 
 
 def _latent(layout: Layout, p_site: Site, q_site: Site, exact: bool) -> Latent:
@@ -240,10 +249,7 @@ def _log_prob(site: Site) -> Tensor:
 
 def _program_scale(site: Site) -> float | Tensor:
     """The site's scale without the part that its plates' subsampling put there."""
-    subsampling = math.prod(
-        (frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"] if frame.size
-    )
-    scale = site["scale"] / subsampling
+    scale = site["scale"] / subsampling(site["cond_indep_stack"])
     if isinstance(scale, float) and abs(scale - 1) < 1e-9:
         return 1.0
     return scale

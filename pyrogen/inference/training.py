@@ -79,7 +79,11 @@ class Training:
         modules = self.programs.modules
         self.ranks.broadcast([*self.parameters, *(t for m in modules for t in (*m.parameters(), *m.buffers()))])
         self.nesting = self.programs.nesting(first, size)
-        self.programs.rehearse(first, size, self.objective, self.nesting)
+        # two rows at least: with one, a model without a plate looks like one with it
+        self.programs.rehearse(self.data[: max(2, len(first))], size, self.objective, self.nesting)
+        last = size % self.batch_size
+        if 0 < last < size and self.ranks.world == 1:
+            self.programs.rehearse(self.data[:last], size, self.objective, self.nesting)
 
     @property
     def first(self) -> Tensor:
@@ -159,6 +163,12 @@ class Training:
     def _validate(self, x: Tensor) -> None:
         self._swap()
         score = self.ranks.told(self._score(x))
+        if not math.isfinite(score):
+            raise NonFiniteError(
+                got=f"a bound of {score} on the validation rows after step {self.step}",
+                need="a finite one",
+                fix="validation rows that the model gives a positive density, or a smaller learning_rate",
+            )
         self.history["valid"].append(score)
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch

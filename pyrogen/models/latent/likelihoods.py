@@ -29,6 +29,9 @@ class Likelihood(nn.Module, ABC):
         super().__init__()
         self.width = width
 
+    def extra_repr(self) -> str:
+        return f"{self.width}, support={self.support!r}"
+
     @abstractmethod
     def forward(self, outputs: Tensor) -> dist.TorchDistribution: ...
 
