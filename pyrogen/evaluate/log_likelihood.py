@@ -158,7 +158,8 @@ def _log_w(programs: Programs, x: Tensor, particles: int, nesting: int, chunk: i
 def _check(programs: Programs, x: Tensor, particles: int, nesting: int) -> None:
     """On two rows at least: one looks local whatever the program does."""
     args = programs.args(x, x.shape[0])
-    terms = run(programs.model, programs.guide, *args)
+    with torch.random.fork_rng():  # the number does not depend on what was checked before
+        terms = run(programs.model, programs.guide, *args)
     if terms.global_latents or terms.n_rows != x.shape[0] or terms.thinned:
         inside = ", with a subsampled plate inside" if terms.thinned else ""
         raise ModelError(
