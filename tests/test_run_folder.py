@@ -174,3 +174,11 @@ def test_a_good_run_warns_of_nothing(tmp_path):
         warnings.simplefilter("error")
         train(tmp_path)
         train(tmp_path, epochs=2, resume=True)
+
+
+def test_an_open_folder_is_for_one_run(tmp_path):
+    with RunFolder(tmp_path / "run") as folder:
+        rows = torch.zeros(10, 4)
+        fit(small("vae"), rows, epochs=1, folder=folder, progress=False)
+        with pytest.raises(OutputError, match="for each run"):
+            fit(small("vae"), rows, epochs=2, folder=folder, progress=False)

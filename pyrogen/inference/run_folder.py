@@ -87,7 +87,14 @@ class RunFolder:
 
         Raises:
             DataError: no checkpoint is good, or they are those of another model, data or settings.
+            OutputError: a run was kept here since the folder was opened, and `resume` is False.
         """
+        if self.checkpoints.names() and not self.resume:
+            raise OutputError(
+                got=f"{self.path}, where a run has been kept since it was opened",
+                need="a folder for each run",
+                fix="another RunFolder, or RunFolder(..., resume=True) to go on",
+            )
         self.identity = json.loads(json.dumps(identity))  # as it is when it comes out of a file
         for name, (tensors, meta) in self.checkpoints.last_good(most):
             self._compare(name, meta.get("identity"))
