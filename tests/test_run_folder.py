@@ -9,6 +9,8 @@ import subprocess
 import sys
 import warnings
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -182,3 +184,39 @@ def test_an_open_folder_is_for_one_run(tmp_path):
         fit(small("vae"), rows, epochs=1, folder=folder, progress=False)
         with pytest.raises(OutputError, match="for each run"):
             fit(small("vae"), rows, epochs=2, folder=folder, progress=False)
+
+
+def test_resume_refuses_a_function_that_does_something_else_now(tmp_path):
+    def model_of(scale):
+        def model(x):
+            mean = pyro.sample("mean", dist.Normal(0.0, scale))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+        return model
+
+    def guide(x):
+        pyro.sample("mean", dist.Normal(pyro.param("m", torch.tensor(0.0)), 0.1))
+
+    rows = torch.linspace(-1, 1, 10)
+    settings = {"guide": guide, "batch_size": 10, "folder": tmp_path / "run", "progress": False}
+    fit(model_of(10.0), rows, epochs=1, **settings)
+    with pytest.raises(DataError):
+        fit(model_of(0.001), rows, epochs=2, resume=True, **settings)
+    assert fit(model_of(10.0), rows, epochs=2, resume=True, **settings).history["epoch"] == [1, 2]
+
+
+def test_the_hash_of_a_function_is_the_same_in_every_process():
+    script = (
+        "from pyrogen.inference.keeper import code_of\n"
+        "def f(x, k=2):\n    return [x in {'a', 'b', 'c', 'd'}, lambda y: y + k]\n"
+        "print(code_of(f))"
+    )
+    seen = set()
+    for seed in ("1", "2", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": seed}
+        )
+        assert done.returncode == 0, done.stderr
+        seen.add(done.stdout)
+    assert len(seen) == 1

@@ -25,7 +25,8 @@ class LogLikelihood:
     """log p(x) of rows, in nats.
 
     stderr is the standard error of `mean` as an estimate for the population the rows are from;
-    mc_stderr that of `mean` under new Monte-Carlo noise on the same rows.
+    mc_stderr that of `mean` under new Monte-Carlo noise on the same rows. It is itself estimated from the
+    particles, and too small where few of them carry the weight: look at `ess`.
     """
 
     rows: Tensor = field(repr=False)  # (N,)

@@ -86,7 +86,7 @@ def fit(
         average: decay per step of an exponential average of the weights, which is what validation
             scores and what the model holds afterwards; None for the weights themselves.
         validation: rows whose bound is taken after each epoch, with the same noise each time; the
-            model ends with the weights of the best epoch.
+            model ends with the weights of the best epoch (its buffers, such as BatchNorm's, are those of the last).
         patience: stop after this many epochs without a better validation bound.
         seed: of the order of the rows and of all noise; the global random state is left as it was.
         device: "auto" takes a GPU when there is one.
@@ -101,7 +101,8 @@ def fit(
         folder: where to keep the run: its settings, a line per epoch, checkpoints. Then SIGINT and SIGTERM let the
             step end and save; a second SIGINT stops at once. A `RunFolder` that is open has its own `resume`.
         resume: go on from the last good checkpoint in the folder, to the bit on a CPU; begin if there is none.
-            More epochs, another patience and another device are possible, any other change is refused.
+            More epochs, another patience and another device are possible; other rows, settings, modules (by their repr)
+            and functions (by their code and the numbers they close over) are refused.
         checkpoint_seconds: least time between two checkpoints; there is always one at the end.
         callbacks: objects with some of the methods of `Callback`, told before, after each epoch, and after.
 

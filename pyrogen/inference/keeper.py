@@ -185,13 +185,25 @@ def identity_of(
 
 
 def code_of(function: Any) -> str:
-    """The name of a function and a hash of what it does: its code, its constants and the names that it uses."""
-    code = function.__code__
-    inner = [c.co_code for c in code.co_consts if inspect.iscode(c)]
-    constants = [c for c in code.co_consts if not inspect.iscode(c)]
-    cells = [cell.cell_contents for cell in function.__closure__ or () if isinstance(cell.cell_contents, _PLAIN)]
-    parts = (code.co_code, inner, constants, code.co_names, cells, repr(function.__defaults__))
+    """The name of a function and a hash of its code, constants, defaults and the numbers that it closes over."""
+    names = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    closed = [(name, cell.cell_contents) for name, cell in names if isinstance(_content(cell), _PLAIN)]
+    parts = (_code(function.__code__), closed, function.__defaults__)
     return f"{function.__qualname__} {hashlib.sha256(_stable(repr(parts)).encode()).hexdigest()[:16]}"
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that nothing was assigned to yet
+        return _content
+
+
+def _code(code: Any) -> tuple[Any, ...]:
+    """Bytecode, names and constants, those of inner functions too; a set in an order that all processes share."""
+    constants = [_code(c) if inspect.iscode(c) else c for c in code.co_consts]
+    constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in constants]
+    return code.co_code, code.co_names, constants
 
 
 def digest(rows: Tensor) -> str:
