@@ -289,15 +289,14 @@ def test_another_model_is_refused(make, tmp_path, monkeypatch):
 
 
 def test_nan_names_the_last_good_checkpoint_and_is_not_saved(tmp_path, monkeypatch):
-    close = Training.close_epoch
+    gradient = Training.gradient
 
-    def diverged(self):
-        if self.epoch == 1:
-            self.total += math.nan
-        close(self)
+    def diverged(self, x):
+        bound = gradient(self, x)
+        return bound * math.nan if self.step == 4 else bound
 
-    monkeypatch.setattr(Training, "close_epoch", diverged)
-    with pytest.raises(NonFiniteError, match=r"between steps 3 and 6.*last good checkpoint is .*checkpoint-000001"):
+    monkeypatch.setattr(Training, "gradient", diverged)
+    with pytest.raises(NonFiniteError, match=r"infinite at step 5.*last good checkpoint is .*checkpoint-000001"):
         start("elbo", folder=tmp_path, checkpoint_seconds=0)
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000001"]
 
@@ -312,7 +311,7 @@ def test_weights_that_are_nan_are_not_saved(tmp_path, monkeypatch):
                 self.parameters[0].fill_(math.nan)
 
     monkeypatch.setattr(Training, "update", diverged)
-    with pytest.raises(NonFiniteError, match=r"after step 6.*last good checkpoint"):
+    with pytest.raises(NonFiniteError, match=r"by step 6, whose bound was finite.*last good checkpoint"):
         start("elbo", folder=tmp_path, checkpoint_seconds=0)
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000001"]
 
