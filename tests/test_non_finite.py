@@ -198,7 +198,7 @@ def test_a_whole_step_never_waits_for_a_number_and_the_guard_adds_four_operation
         Programs.of(small("vae")), rows, None, ELBO(), batch_size=7, learning_rate=0.01, seed=0, **options
     )
     with pyro.validation_enabled(False):
-        training.lowered = choose(training, mode, 100)
+        training.lowered = choose(training, mode, 100).lowered
         training.update(rows[:7])  # Adam makes its moments
         with Count() as guarded:
             training.update(rows[:7])

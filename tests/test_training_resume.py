@@ -17,8 +17,8 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyrogen.errors import DataError, Interrupted, NonFiniteError, OutputError, SettingsError
-from pyrogen.inference import ELBO, IWAE, Cosine, Warmup, fit
-from pyrogen.inference.keeper import digest
+from pyrogen.inference import ELBO, IWAE, Cosine, Warmup, compiling, fit
+from pyrogen.inference.keeper import Keeper, digest
 from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.training import Training
 from pyrogen.models import VAE, BernoulliPixels, StandardNormal
@@ -177,6 +177,27 @@ def test_resuming_what_is_finished_gives_it_again(tmp_path):
     once = start("patience", folder=tmp_path)
     again = start("patience", start_seed=9, folder=tmp_path, resume=True)
     assert same(once, again) and once[1:] == again[1:]
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_auto_goes_on_in_the_mode_that_the_run_began_in(mode, tmp_path, monkeypatch):
+    """Other measurements would take another mode, and inductor rounds otherwise."""
+
+    def in_favour_of(best):
+        return lambda candidates, *_: {name: float(name != best) for name in candidates}
+
+    monkeypatch.setattr(compiling, "WORTH_COMPILING", 0.0 if mode == "inductor" else math.inf)
+    monkeypatch.setattr(compiling, "_measure", in_favour_of(mode))
+    whole = start("elbo", compile="auto")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        signal_after(patch, 4)
+        start("elbo", compile="auto", folder=tmp_path)
+    monkeypatch.setattr(compiling, "_measure", in_favour_of("eager" if mode == "graph" else "graph"))
+    chosen = []
+    monkeypatch.setattr(Keeper, "end", lambda self: chosen.append(self.training.mode))
+    resumed = start("elbo", start_seed=9, compile="auto", folder=tmp_path, resume=True)
+    assert chosen == [mode] and same(resumed, whole) and resumed[1:] == whole[1:]
+    assert start("elbo", compile="auto") and chosen[1:] == ["eager" if mode == "graph" else "graph"]
 
 
 def test_a_checkpoint_is_written_when_its_time_has_come_and_at_the_end(tmp_path):

@@ -93,8 +93,9 @@ def fit(
         compile: how the gradient is computed. "graph" runs guide, model, bound and backward as one graph, traced
             once: equal to "eager" to the bit and faster, but what the programs do in Python, beside computing
             with torch, happens no more. "inductor" compiles the graph: the same noise, other roundings;
-            "cudagraph" replays it on a GPU. "auto" measures and takes the fastest. What cannot be done falls
-            back and says why; `settings` of the result say what was used.
+            "cudagraph" replays it on a GPU. "auto" measures and takes the fastest, or, when a run goes on, the one
+            that it was in. What cannot be done falls back and says why; `settings` of the result say what was used
+            under "compile", and why under "compile_reason".
         precision: "tf32" for faster products on a GPU, or "bfloat16" for networks under autocast; parameters, densities
             and bounds stay in the precision of the rows.
         progress: a progress bar on stderr, when that is a terminal.
@@ -165,8 +166,9 @@ def fit(
         ranks.sow(seed)
         keeper = Keeper(training, run, checkpoint_seconds)
         keeper.begin(identity_of(programs, data, validation, fixed) if run else {})
-        training.lowered = choose(training, compile, epochs * math.ceil(training.size / batch_size) - training.step)
-        settings["compile"] = training.lowered.mode if training.lowered else "eager"
+        choice = choose(training, compile, epochs * math.ceil(training.size / batch_size) - training.step)
+        training.lowered, training.mode = choice.lowered, choice.mode
+        settings |= {"compile": choice.mode, "compile_reason": choice.reason}
         if ranks.rank:
             progress, told = False, Callbacks(())
         outcome = _loop(training, epochs, patience, progress, keeper, told)

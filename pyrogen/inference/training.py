@@ -71,6 +71,7 @@ class Training:
         if validation is not None:
             self.history["valid"] = []
         self.lowered: Lowered | None = None  # set when steps are not to run eagerly
+        self.mode: str | None = None  # how steps run, once that is chosen; a run that goes on has it from before
         self.best_score, self.best_epoch = -math.inf, 0
         self.best: list[Tensor] = []
 
