@@ -56,7 +56,7 @@ def ours(x: Any, hidden: int, batch: int, mode: str) -> tuple[Epoch, Callable[[]
     options: dict[str, Any] = {"schedule": None, "optimizer": None, "clip": None, "average": None}
     training = Training(Programs.of(vae), x, None, ELBO(), batch_size=batch, learning_rate=RATE, seed=0, **options)
     with pyro.validation_enabled(False), denormals_flushed():
-        training.lowered = choose(training, mode, 10**6)
+        training.lowered = choose(training, mode, 10**6).lowered
 
     def epoch() -> float:
         with pyro.validation_enabled(False), denormals_flushed():

@@ -44,3 +44,21 @@ def test_two_dtypes_and_two_groups_take_the_long_way():
     for group in adam.param_groups:
         for p in group["params"]:
             torch.testing.assert_close(p.detach(), torch.full_like(p, 0.7))
+
+
+def test_found_inf_holds_everything_as_in_torch():
+    start = torch.randn(5, generator=torch.Generator().manual_seed(0))
+    found = torch.zeros(())
+    ours, theirs = (start.clone().requires_grad_() for _ in range(2))
+    short, long = FusedAdam([ours], 0.1), torch.optim.Adam([theirs], 0.1, fused=True)
+    short.found_inf = long.found_inf = found
+    for wrong in (0.0, 0.0, 1.0, 0.0):
+        found.fill_(wrong)
+        before = ours.detach().clone()
+        ours.grad, theirs.grad = (torch.full_like(start, float("nan") if wrong else 0.3) for _ in range(2))
+        short.step()
+        long.step()
+        assert torch.equal(ours, theirs) and torch.equal(ours, before) == bool(wrong)
+    for key in ("step", "exp_avg", "exp_avg_sq"):
+        assert torch.equal(short.state[ours][key], long.state[theirs][key])
+    assert short.state[ours]["step"] == 3

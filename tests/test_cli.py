@@ -117,6 +117,17 @@ def test_the_last_lines_give_the_number_and_commands_that_work(finished):
     assert "1,200 rows" not in done.stdout
 
 
+def test_a_compiled_run_has_the_same_weights_and_says_how_it_was_compiled(finished, tmp_path):
+    (tmp_path / "graph.toml").write_text(RECIPE.replace("[fit]", '[fit]\ncompile = "graph"'))
+    done = here("run", tmp_path / "graph.toml", "--out", tmp_path / "made", "--quiet")
+    assert done.exit_code == 0, done.output
+    result, eager = result_of(tmp_path / "made"), result_of(finished[1])
+    assert result["compiled"] == {"mode": "graph", "reason": "asked for"} and "compiled" not in eager
+    assert result["settings"]["fit"] == eager["settings"]["fit"] | {"compile": "graph"}
+    if torch.get_num_threads() == eager["threads"]:
+        assert result["weights_sha256"] == eager["weights_sha256"]
+
+
 def test_the_recipe_in_the_folder_repeats_the_run_to_the_bit(finished, tmp_path):
     _, folder = finished
     again = pyrogen("run", folder / "recipe.toml", "--out", tmp_path / "again", "--quiet")

@@ -146,9 +146,9 @@ def test_schedules_pass_through_their_ends():
     assert at(0.3, 7) == 0.3 and at(Warmup(10), 5) == 0.5
 
 
-def test_a_non_finite_bound_stops_with_the_steps():
+def test_a_non_finite_bound_stops_with_its_step():
     vae = small("vae-gaussian")
-    with pytest.raises(NonFiniteError, match="between steps"):
+    with pytest.raises(NonFiniteError, match="NaN or infinite at step 2;"):
         fit(vae, torch.randn(20, 4), epochs=5, optimizer=lambda p: torch.optim.SGD(p, 1e30), progress=False)
 
 

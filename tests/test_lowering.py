@@ -260,6 +260,8 @@ def test_fit_by_graph_is_fit_by_eager(objective):
         history = {key: value for key, value in result.history.items() if key != "seconds"}
         runs[mode] = history, [p.detach().clone() for p in vae.parameters()]
         assert result.settings["compile"] in (("eager", "graph") if mode == "auto" else (mode,))
+        reason = result.settings["compile_reason"]
+        assert "the fastest of eager" in reason if mode == "auto" else reason == "asked for"
     for mode in ("graph", "auto"):
         assert runs[mode][0] == runs["eager"][0]
         assert all(torch.equal(a, b) for a, b in zip(runs[mode][1], runs["eager"][1], strict=True))
@@ -387,6 +389,8 @@ def test_a_fallback_trains_as_eager_and_warns_once():
             warnings.simplefilter("always")
             result = fit(pair, rows(30), epochs=2, batch_size=7, compile=mode, progress=False)
         assert result.settings["compile"] == "eager"
+        reason = result.settings["compile_reason"]
+        assert reason == "asked for" if mode == "eager" else "becomes a Python number or a condition" in reason
         assert len(caught) == (mode in ("graph", "inductor"))
         assert all("Python number" in str(w.message) and "test_lowering.py" in str(w.message) for w in caught)
         runs.append(result.history["train"])
@@ -399,6 +403,7 @@ def test_a_cuda_graph_without_cuda_falls_back_to_the_graph():
     with pytest.warns(UserWarning, match="falls back to 'graph': no CUDA device"):
         result = fit(small("vae"), rows(30), epochs=1, compile="cudagraph", progress=False)
     assert result.settings["compile"] == "graph"
+    assert result.settings["compile_reason"].startswith("no CUDA device")
 
 
 def test_an_unknown_mode_is_refused():

@@ -1,6 +1,7 @@
 import copy
 import math
 import tomllib
+from typing import get_args
 
 import pytest
 
@@ -10,6 +11,8 @@ from pyrogen.cli.recipe import EvaluateTable, FitTable, ObjectiveTable, Recipe
 from pyrogen.data import load
 from pyrogen.errors import DataError, PyrogenError, RecipeError, SupportError
 from pyrogen.inference import ELBO, IWAE, Cosine, Warmup
+from pyrogen.inference.compiling import Compile
+from pyrogen.ops.precision import Precision
 
 LEAST = {"model": {"name": "vae"}, "data": {"name": "digits"}}
 
@@ -79,6 +82,8 @@ def test_what_depends_on_other_keys_is_filled_in():
         (changed(fit={"clip": 0}), ["clip = 0", "above 0"]),
         (changed(fit={"average": 1}), ["average = 1", "below 1", "0.5"]),
         (changed(fit={"patience": 0}), ["patience = 0"]),
+        (changed(fit={"compile": "cuda graph"}), ["one of auto, cudagraph", 'try compile = "cudagraph"']),
+        (changed(fit={"precision": "float16"}), ['try precision = "bfloat16"']),
         (changed(evaluate={"method": "ais"}), ["method = 'ais'"]),
         (changed(evaluate={"method": "exact"}), ['method = "exact" for vae', "exact log p(x)"]),
         (changed(evaluate={"particles": 0}), ["particles = 0"]),
@@ -124,12 +129,22 @@ def test_a_recipe_written_and_read_is_the_same(tmp_path):
         model={"latent": 3, "hidden": [5, 6], "likelihood": "bernoulli"},
         data={"binarize": True},
         objective={"name": "iwae", "particles": 3, "gradient": "dreg", "warmup": 10},
-        fit={"schedule": "cosine", "hold": 0.25, "clip": 1, "average": 0.9, "patience": 3},
+        fit={"schedule": "cosine", "hold": 0.25, "clip": 1, "average": 0.9, "patience": 3, "compile": "graph"},
         seed=7,
     )
     recipe = Recipe.of(tables, "r")
     (tmp_path / "r.toml").write_text(toml.dumps(recipe.tables()), encoding="utf-8")
     assert Recipe.read(tmp_path / "r.toml") == recipe
+
+
+def test_how_it_is_computed_is_a_key_and_written_only_where_it_was_asked_for():
+    """Results from before there were these keys have settings without them."""
+    modes, precisions = (FitTable.__dataclass_fields__[key].metadata["choices"] for key in ("compile", "precision"))
+    assert modes == get_args(Compile) and precisions == get_args(Precision)
+    plain, asked = (Recipe.of(changed(fit=table), "r") for table in ({}, {"compile": "auto", "precision": "tf32"}))
+    assert plain == Recipe.of(changed(fit={"compile": "eager", "precision": "float32"}), "r")
+    assert plain.tables()["fit"] | {"compile": "auto", "precision": "tf32"} == asked.tables()["fit"]
+    assert not {"compile", "precision"} & plain.tables()["fit"].keys()
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ BROKEN = {
     "negative step": lambda s: told(s, step=-1),
     "a step in words": lambda s: told(s, step="3"),
     "a step that is true": lambda s: told(s, step=True),
+    "a mode that there is not": lambda s: told(s, compile="auto"),
     "a longer history": lambda s: told(s, epoch=2),
     "a history of words": lambda s: told(s, history=s.meta["history"] | {"train": ["x"]}),
     "a history of lists": lambda s: told(s, history=s.meta["history"] | {"train": [{"list": []}]}),

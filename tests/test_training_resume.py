@@ -17,8 +17,8 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyrogen.errors import DataError, Interrupted, NonFiniteError, OutputError, SettingsError
-from pyrogen.inference import ELBO, IWAE, Cosine, Warmup, fit
-from pyrogen.inference.keeper import digest
+from pyrogen.inference import ELBO, IWAE, Cosine, Warmup, compiling, fit
+from pyrogen.inference.keeper import Keeper, digest
 from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.training import Training
 from pyrogen.models import VAE, BernoulliPixels, StandardNormal
@@ -179,6 +179,27 @@ def test_resuming_what_is_finished_gives_it_again(tmp_path):
     assert same(once, again) and once[1:] == again[1:]
 
 
+@pytest.mark.parametrize("mode", ["graph", "eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_auto_goes_on_in_the_mode_that_the_run_began_in(mode, tmp_path, monkeypatch):
+    """Other measurements would take another mode, and inductor rounds otherwise."""
+
+    def in_favour_of(best):
+        return lambda candidates, *_: {name: float(name != best) for name in candidates}
+
+    monkeypatch.setattr(compiling, "WORTH_COMPILING", 0.0 if mode == "inductor" else math.inf)
+    monkeypatch.setattr(compiling, "_measure", in_favour_of(mode))
+    whole = start("elbo", compile="auto")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        signal_after(patch, 4)
+        start("elbo", compile="auto", folder=tmp_path)
+    monkeypatch.setattr(compiling, "_measure", in_favour_of("eager" if mode == "graph" else "graph"))
+    chosen = []
+    monkeypatch.setattr(Keeper, "end", lambda self: chosen.append(self.training.mode))
+    resumed = start("elbo", start_seed=9, compile="auto", folder=tmp_path, resume=True)
+    assert chosen == [mode] and same(resumed, whole) and resumed[1:] == whole[1:]
+    assert start("elbo", compile="auto") and chosen[1:] == ["eager" if mode == "graph" else "graph"]
+
+
 def test_a_checkpoint_is_written_when_its_time_has_come_and_at_the_end(tmp_path):
     for seconds, made in ((0, 3), (math.inf, 1)):
         start("elbo", epochs=3, folder=tmp_path / str(seconds), checkpoint_seconds=seconds)
@@ -289,15 +310,14 @@ def test_another_model_is_refused(make, tmp_path, monkeypatch):
 
 
 def test_nan_names_the_last_good_checkpoint_and_is_not_saved(tmp_path, monkeypatch):
-    close = Training.close_epoch
+    gradient = Training.gradient
 
-    def diverged(self):
-        if self.epoch == 1:
-            self.total += math.nan
-        close(self)
+    def diverged(self, x):
+        bound = gradient(self, x)
+        return bound * math.nan if self.step == 4 else bound
 
-    monkeypatch.setattr(Training, "close_epoch", diverged)
-    with pytest.raises(NonFiniteError, match=r"between steps 3 and 6.*last good checkpoint is .*checkpoint-000001"):
+    monkeypatch.setattr(Training, "gradient", diverged)
+    with pytest.raises(NonFiniteError, match=r"infinite at step 5.*last good checkpoint is .*checkpoint-000001"):
         start("elbo", folder=tmp_path, checkpoint_seconds=0)
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000001"]
 
@@ -312,7 +332,7 @@ def test_weights_that_are_nan_are_not_saved(tmp_path, monkeypatch):
                 self.parameters[0].fill_(math.nan)
 
     monkeypatch.setattr(Training, "update", diverged)
-    with pytest.raises(NonFiniteError, match=r"after step 6.*last good checkpoint"):
+    with pytest.raises(NonFiniteError, match=r"by step 6, whose bound was finite.*last good checkpoint"):
         start("elbo", folder=tmp_path, checkpoint_seconds=0)
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000001"]
 

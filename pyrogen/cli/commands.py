@@ -107,6 +107,8 @@ def fit(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
+    compile: Annotated[str | None, typer.Option(help="auto, eager, graph, inductor or cudagraph.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, tf32 or bfloat16.")] = None,
     seed: Annotated[int, typer.Option(help="Of the start, the order of the rows and all noise.")] = 0,
     setting: Annotated[
         list[str] | None,
@@ -125,6 +127,7 @@ def fit(
         tables.setdefault(table, {})[key] = value
     given = {"objective": {"name": objective, "particles": particles}}
     given["fit"] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given["fit"] |= {"compile": compile, "precision": precision}
     for table, values in given.items():
         tables.setdefault(table, {}).update({key: value for key, value in values.items() if value is not None})
     _run(tables, "the command line", out, overwrite=overwrite, resume=resume, device=device, quiet=quiet)

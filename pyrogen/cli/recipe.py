@@ -33,7 +33,10 @@ _MANY = 10**9
 
 
 def _setting(default: Any, **limits: Any) -> Any:
-    """A field with limits: `least`, `most`, `above`, `below` for numbers, `choices` for words."""
+    """A field with limits: `least`, `most`, `above`, `below` for numbers, `choices` for words.
+
+    One that is `silent` is written only where it is not the default: it came later than results that are kept.
+    """
     return field(default=default, metadata=limits)
 
 
@@ -60,6 +63,8 @@ class FitTable:
     clip: float | None = _setting(None, above=0.0)  # largest norm of the gradient
     average: float | None = _setting(None, above=0.0, below=1.0)  # decay of the averaged weights
     patience: int | None = _setting(None, least=1, most=_MANY)  # epochs without a better validation bound
+    compile: str = _setting("eager", choices=("auto", "eager", "graph", "inductor", "cudagraph"), silent=True)
+    precision: str = _setting("float32", choices=("float32", "tf32", "bfloat16"), silent=True)
 
 
 @dataclass(frozen=True)
@@ -130,15 +135,17 @@ class Recipe:
         return _completed(cls(model, settings, data, options, seed=seed, **parts), source)
 
     def tables(self) -> dict[str, Any]:
-        """The nested tables with all defaults filled in; `of` and a TOML file take them."""
+        """The nested tables with the defaults filled in, but for silent ones; `of` and a TOML file take them."""
         out: dict[str, Any] = {
             "seed": self.seed,
             "model": {"name": self.model} | self.settings,
             "data": {"name": self.data} | self.options,
         }
         for name in _TABLES:
-            values = dataclasses.asdict(getattr(self, name))
-            out[name] = {key: value for key, value in values.items() if value is not None}
+            table = getattr(self, name)
+            values = {f.name: getattr(table, f.name) for f in dataclasses.fields(table)}
+            silent = {f.name: f.default for f in dataclasses.fields(table) if f.metadata.get("silent")}
+            out[name] = {k: v for k, v in values.items() if v is not None and (k not in silent or v != silent[k])}
         return out
 
 

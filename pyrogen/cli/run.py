@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,10 +31,12 @@ from pyrogen.evaluate import latent_report, log_likelihood
 from pyrogen.inference import Fit, fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.inference.checkpoints import Checkpoints
+from pyrogen.inference.compiling import Compile
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.run_folder import CHECKPOINTS, RunFolder
 from pyrogen.models import Model, Pair
 from pyrogen.ops import evenly, resolve_device
+from pyrogen.ops.precision import Precision
 
 POSTERIOR_ROWS, POSTERIOR_DRAWS = 200, 200
 LATENT_ROWS = 2000
@@ -166,6 +168,8 @@ def _fit(
         patience=table.patience,
         seed=recipe.seed,
         device=device,
+        compile=cast(Compile, table.compile),
+        precision=cast(Precision, table.precision),
         progress=progress,
         folder=folder,
     )
@@ -204,6 +208,7 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
 
 def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
     """What is known when training ends."""
+    used = {"mode": trained.settings["compile"], "reason": trained.settings["compile_reason"]}
     return {
         "model": recipe.model,
         "data": recipe.data,
@@ -221,6 +226,7 @@ def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
         "device": str(next(trained.model.parameters()).device),
         "threads": torch.get_num_threads(),
         "settings": recipe.tables(),
+        **({"compiled": used} if recipe.fit.compile != "eager" else {}),
         "versions": _versions(),
         "data_sha256": data.sha256,
         "data_shape": list(data.shape),

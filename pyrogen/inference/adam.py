@@ -12,7 +12,8 @@ from torch import Tensor
 class FusedAdam(torch.optim.Adam):
     """torch.optim.Adam(fused=True), equal to the bit, without its sorting of the parameters at every step.
 
-    That sorting, by device and dtype, costs as much as the kernel does in a small network.
+    That sorting, by device and dtype, costs as much as the kernel does in a small network. A `found_inf` of 1, a tensor
+    that somebody may set on the optimiser, makes a step do nothing, without waiting for the device.
 
     Source: Kingma and Ba 2015, arXiv:1412.6980.
     """
@@ -28,9 +29,11 @@ class FusedAdam(torch.optim.Adam):
         states = [self.state[p] for p in parameters] if len(self.state) == len(parameters) else []
         if closure is not None or not _is_plain(self.param_groups, gradients, states):
             return super().step(closure)
-        steps = [state["step"] for state in states]
+        steps, found_inf = [state["step"] for state in states], getattr(self, "found_inf", None)
         with torch.no_grad():
-            torch._foreach_add_(steps, self._one)  # pyright: ignore[reportPrivateImportUsage]
+            one = self._one if found_inf is None else torch.rsub(found_inf, 1)
+            # a list: of one tensor for all, torch would take the value out, and so wait for it
+            torch._foreach_add_(steps, [one] * len(steps))  # pyright: ignore[reportPrivateImportUsage]
             torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
                 parameters,
                 gradients,
@@ -45,6 +48,7 @@ class FusedAdam(torch.optim.Adam):
                 eps=group["eps"],
                 amsgrad=False,
                 maximize=group["maximize"],
+                found_inf=found_inf,
             )
 
 

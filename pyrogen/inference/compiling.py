@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, fx
@@ -127,14 +127,29 @@ def check_compile(mode: str) -> None:
         raise SettingsError(got=f"compile = {mode!r}", need=f"one of {get_args(Compile)}", fix='compile="graph"')
 
 
-def choose(training: Training, mode: str, steps: int) -> Lowered | None:
-    """Make the training's step ready to run in a mode; None for eager. What is asked for and fails, warns.
+class Choice(NamedTuple):
+    """How steps are run: in a mode, and why in that one."""
 
-    "auto" measures: a few gradients of the first batch in each mode, without consequences, and the
-    compiler too if the run of `steps` steps is long enough to pay for it.
+    lowered: Lowered | None  # None for eager
+    reason: str
+
+    @property
+    def mode(self) -> str:
+        return self.lowered.mode if self.lowered else "eager"
+
+
+def choose(training: Training, mode: str, steps: int) -> Choice:
+    """Make the training's step ready to run in a mode. What is asked for and fails, warns.
+
+    "auto" is the mode that the run began in, or it measures: a few gradients of the first batch in each mode, without
+    consequences, and the compiler too if the run of `steps` steps is long enough to pay for it. Of several processes,
+    all take the one that is the fastest in the first.
     """
+    reason = "asked for"
+    if mode == "auto" and training.mode:
+        mode, reason = training.mode, "the run began in it"
     if mode == "eager":
-        return None
+        return Choice(None, reason)
     training.programs.train(True)
     x = training.first
     step = Step(training.programs, training.objective, training.parameters, training.size, training.nesting)
@@ -143,18 +158,18 @@ def choose(training: Training, mode: str, steps: int) -> Lowered | None:
     if graph is not None:
         lowered.use(x, "graph", graph)
     if mode == "auto":
-        return None if graph is None else _fastest(lowered, graph, training, x, steps)
+        return _fastest(lowered, graph, training, x, steps)
     if graph is not None and mode != "graph" and (run := lowered.prepare(x, mode)):
         lowered.use(x, mode, run)
     used = "eager" if graph is None else lowered.mode
     if used != mode:
         reason = lowered.reasons.get(mode) or lowered.reasons["graph"]
         warnings.warn(f"compile={mode!r} falls back to {used!r}: {reason}", stacklevel=3)
-    return None if graph is None else lowered
+    return Choice(lowered if graph is not None else None, reason)
 
 
-def _fastest(lowered: Lowered, graph: Run, training: Training, x: Tensor, steps: int) -> Lowered | None:
-    step = lowered.step
+def _fastest(lowered: Lowered, graph: Run | None, training: Training, x: Tensor, steps: int) -> Choice:
+    step, ranks = lowered.step, training.ranks
 
     def eager() -> None:
         training.eager_gradient(x)
@@ -166,21 +181,29 @@ def _fastest(lowered: Lowered, graph: Run, training: Training, x: Tensor, steps:
 
         return once
 
-    candidates: dict[str, Callable[[], None]] = {"eager": eager, "graph": of(graph)}
-    runs = {"graph": graph}
-    with step.rehearsing():
-        seconds = _measure(candidates, x.device)
-    if min(seconds.values()) * steps > WORTH_COMPILING:
-        for mode in ("inductor", "cudagraph") if x.device.type == "cuda" else ("inductor",):
-            if run := lowered.prepare(x, mode):
-                runs[mode], candidates[mode] = run, of(run)
+    def measured() -> dict[str, float]:
         with step.rehearsing():
-            seconds = _measure(candidates, x.device)
-    best = min(seconds, key=seconds.__getitem__)
-    if best == "eager":
-        return None
-    lowered.use(x, best, runs[best])
-    return lowered
+            return ranks.told(_measure(candidates, x.device))
+
+    candidates: dict[str, Callable[[], None]] = {"eager": eager}
+    runs: dict[str, Run] = {}
+    if all(ranks.gather(graph is not None)) and graph is not None:
+        runs["graph"], candidates["graph"] = graph, of(graph)
+        seconds = measured()
+        if min(seconds.values()) * steps > WORTH_COMPILING:
+            for mode in ("inductor", "cudagraph") if x.device.type == "cuda" else ("inductor",):
+                run = lowered.prepare(x, mode)
+                if all(ranks.gather(run is not None)) and run is not None:
+                    runs[mode], candidates[mode] = run, of(run)
+            seconds = measured()
+        best = min(seconds, key=seconds.__getitem__)
+        reason = f"the fastest of {', '.join(f'{name} {1e3 * taken:.3g} ms' for name, taken in seconds.items())}"
+    else:
+        best, reason = "eager", "the only one"
+    failed = [f"no {mode}: {why}" for mode, why in lowered.reasons.items() if mode not in runs]
+    if best != "eager":
+        lowered.use(x, best, runs[best])
+    return Choice(lowered if best != "eager" else None, "; ".join([reason, *failed]))
 
 
 def _measure(candidates: dict[str, Callable[[], None]], device: torch.device, rounds: int = 7) -> dict[str, float]:

@@ -93,8 +93,9 @@ def fit(
         compile: how the gradient is computed. "graph" runs guide, model, bound and backward as one graph, traced
             once: equal to "eager" to the bit and faster, but what the programs do in Python, beside computing
             with torch, happens no more. "inductor" compiles the graph: the same noise, other roundings;
-            "cudagraph" replays it on a GPU. "auto" measures and takes the fastest. What cannot be done falls
-            back and says why; `settings` of the result say what was used.
+            "cudagraph" replays it on a GPU. "auto" measures and takes the fastest, or, when a run goes on, the one
+            that it was in. What cannot be done falls back and says why; `settings` of the result say what was used
+            under "compile", and why under "compile_reason".
         precision: "tf32" for faster products on a GPU, or "bfloat16" for networks under autocast; parameters, densities
             and bounds stay in the precision of the rows.
         progress: a progress bar on stderr, when that is a terminal.
@@ -110,7 +111,9 @@ def fit(
         ShapeError, DtypeError, SupportError: data or validation are not what the model is for.
         SettingsError, DeviceError: an argument that cannot be.
         ModelError: guide and model do not fit together.
-        NonFiniteError: the bound is NaN or infinite, with the steps where it was and the last good checkpoint.
+        NonFiniteError: the bound or the weights are NaN or infinite; with the step, the site or the weights where that
+            was first, and the last good checkpoint. With Adam and other fused optimisers, the model holds the weights
+            from before that step.
         OutputError: the folder holds a run and `resume` is False, is in use, or cannot be written.
         DataError: no checkpoint is good, or they are of another model, data or settings.
         Interrupted: a signal came; the run is saved.
@@ -163,8 +166,9 @@ def fit(
         ranks.sow(seed)
         keeper = Keeper(training, run, checkpoint_seconds)
         keeper.begin(identity_of(programs, data, validation, fixed) if run else {})
-        training.lowered = choose(training, compile, epochs * math.ceil(training.size / batch_size) - training.step)
-        settings["compile"] = training.lowered.mode if training.lowered else "eager"
+        choice = choose(training, compile, epochs * math.ceil(training.size / batch_size) - training.step)
+        training.lowered, training.mode = choice.lowered, choice.mode
+        settings |= {"compile": choice.mode, "compile_reason": choice.reason}
         if ranks.rank:
             progress, told = False, Callbacks(())
         outcome = _loop(training, epochs, patience, progress, keeper, told)
@@ -185,29 +189,35 @@ def _loop(
     training: Training, epochs: int, patience: int | None, progress: bool, keeper: Keeper, told: Callbacks
 ) -> str:
     """Train until the last epoch, or until validation does not get better; give the outcome in words."""
-    start = time.perf_counter() - training.seconds
-    with Progress(epochs, training.size, shown=progress) as bar, pyro.validation_enabled(False), keeper:
-        bar.advance(training.epoch * training.size + training.position)
-        told.start(training)
-        while training.epoch < epochs and not _exhausted(training, patience):
-            training.programs.train(True)
-            for x in training.batches():
-                done = training.position
-                training.update(x)
-                training.seconds = time.perf_counter() - start
-                keeper.after_step()
-                bar.advance(training.position - done)
-            try:
-                training.close_epoch()
-            except NonFiniteError as error:
-                raise keeper.explained(error) from error
-            bar.report(training.history)
-            told.epoch(training.history)
-            keeper.after_epoch()
-        keeper.end()
+    try:
+        with Progress(epochs, training.size, shown=progress) as bar, pyro.validation_enabled(False), keeper:
+            _epochs(training, epochs, patience, bar, keeper, told)
+    except NonFiniteError as error:
+        raise keeper.explained(error) from error
     if _exhausted(training, patience):
         return f"stopped early: no better validation bound in {patience} epochs"
     return "finished"
+
+
+def _epochs(
+    training: Training, epochs: int, patience: int | None, bar: Progress, keeper: Keeper, told: Callbacks
+) -> None:
+    start = time.perf_counter() - training.seconds
+    bar.advance(training.epoch * training.size + training.position)
+    told.start(training)
+    while training.epoch < epochs and not _exhausted(training, patience):
+        training.programs.train(True)
+        for x in training.batches():
+            done = training.position
+            training.update(x)
+            training.seconds = time.perf_counter() - start
+            keeper.after_step()
+            bar.advance(training.position - done)
+        training.close_epoch()
+        bar.report(training.history)
+        told.epoch(training.history)
+        keeper.after_epoch()
+    keeper.end()
 
 
 def _exhausted(training: Training, patience: int | None) -> bool:

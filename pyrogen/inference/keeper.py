@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 import re
 import signal
 import threading
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrogen.errors import DataError, Interrupted, NonFiniteError
+from pyrogen.inference.blame import check_finite
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.training import Training
@@ -28,13 +28,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Keeper:
-    """Saves a training into its folder; without a folder it does nothing.
+    """Saves a training into its folder; without a folder it only looks whether the training is well.
 
     Inside `with`, SIGINT and SIGTERM let the step end, save, and raise `Interrupted`; a second SIGINT raises
     KeyboardInterrupt at once. Only the main thread may take signals, and one that is ignored stays so.
 
     Of several processes, the first one has the folder, and all stop after the same step: about once a second, and
-    after each epoch, they ask each other whether one of them was signalled.
+    after each epoch, they ask each other whether one of them was signalled. As often, with a folder or without, it is
+    looked at what the guard found, which is to wait for the device.
     """
 
     def __init__(self, training: Training, run: RunFolder | None, seconds: float) -> None:
@@ -68,6 +69,7 @@ class Keeper:
         self._at_first(lambda run: run.start(self.training.history))
 
     def __enter__(self) -> Self:
+        self.asked = self.training.step, time.monotonic()
         if self.kept and threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
             self.before = {n: h for n, h in handlers.items() if h not in (None, signal.SIG_IGN)}
@@ -82,16 +84,18 @@ class Keeper:
             signal.signal(number, handler)
 
     def after_step(self) -> None:
-        """Save and stop, if a signal came.
+        """Save and stop, if a signal came; about once a second, look whether the bounds are finite.
 
         Raises:
             Interrupted: one came.
+            NonFiniteError: one is not.
         """
-        if self.ranks.world == 1:
-            if self.caught:
-                self._save_and_stop(due=False)
-        elif self.kept and self.training.step >= self.ask_at:
+        if self.caught and self.ranks.world == 1:
             self._save_and_stop(due=False)
+        if self.training.step >= self.ask_at:
+            check_finite(self.training)
+            if self.kept:
+                self._save_and_stop(due=False)
             self._ask_again()
 
     def after_epoch(self) -> None:
@@ -123,7 +127,7 @@ class Keeper:
             self._stop()
 
     def _ask_again(self) -> None:
-        """Settle on the step at which the processes ask each other next: about a second from now."""
+        """Settle on the step after which all look and ask each other next: about a second from now."""
         now, step = time.monotonic(), self.training.step
         taken = (now - self.asked[1]) / max(step - self.asked[0], 1)
         self.asked = step, now
@@ -138,16 +142,7 @@ class Keeper:
         if self.saved == self._place():
             return
         training = self.training
-        bad = [name for name, p in training.named.items() if not bool(p.isfinite().all())]
-        if not math.isfinite(float(training.total)):
-            bad.append("the sum of the bounds")
-        if bad:
-            error = NonFiniteError(
-                got=f"NaN or infinity in {', '.join(bad[:3])} after step {training.step}",
-                need="finite values",
-                fix="a smaller learning_rate, clip=1.0, or data on a smaller scale",
-            )
-            raise self.explained(error)
+        check_finite(training, weights=True)
         state = training.state()
         self._at_first(lambda run: run.save(state))
         self.saved, self.saved_at = self._place(), time.monotonic()

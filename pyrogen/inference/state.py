@@ -7,16 +7,18 @@ outside `state_dict`. Python's and NumPy's random states are not either; noise i
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from pyrogen.errors import DataError, ModelError
+from pyrogen.inference.compiling import Compile
 
 if TYPE_CHECKING:
     from pyrogen.inference.training import Training
 
+_MODES = tuple(mode for mode in get_args(Compile) if mode != "auto")
 _SCHEDULER = ("base_lrs", "_last_lr", "last_epoch", "_step_count")
 
 
@@ -55,6 +57,7 @@ def take(training: Training) -> State:
         "step": training.step,
         "position": training.position,
         "seconds": training.seconds,
+        "compile": training.mode,
         "history": {key: [_packed(v, "", {}) for v in values] for key, values in training.history.items()},
         "best_score": _packed(training.best_score, "", {}),
         "best_epoch": training.best_epoch,
@@ -93,6 +96,7 @@ def put(training: Training, state: State) -> None:
     training.total.copy_(tensors["total"])
     for name in ("epoch", "step", "position", "seconds", "best_epoch"):
         setattr(training, name, meta[name])
+    training.mode = meta.get("compile")
     training.history, training.best_score = history, score
     for key, value in schedule.items():
         setattr(training.scheduler, key, value)
@@ -151,6 +155,8 @@ def _check_numbers(training: Training, meta: dict[str, Any]) -> None:
         raise _misfit("an epoch, a step or a position that is no count")
     if type(meta.get("seconds")) is not float or type(meta.get("best_score")) not in (float, dict):
         raise _misfit("a time or a score that is no number")
+    if meta.get("compile") not in (None, *_MODES):
+        raise _misfit("a way to compile that there is not")
     history = meta.get("history")
     if not isinstance(history, dict) or history.keys() != training.history.keys():
         raise _misfit(f"a history that is not one of {', '.join(training.history)}")

@@ -181,10 +181,10 @@ def collect(model_trace: poutine.Trace, guide_trace: poutine.Trace, entering: di
     layout = Layout.of(list(observed.values()), [model_trace.nodes[name] for name in order])
     likelihood = weighted = torch.zeros(())
     for site in observed.values():
-        log_prob = _log_prob(site)
-        likelihood = likelihood + layout.reduce(log_prob, site)
+        density = log_prob(site)
+        likelihood = likelihood + layout.reduce(density, site)
         # inside the sum, because a scale may be a tensor in the shape of the plates
-        weighted = weighted + layout.reduce(_program_scale(site) * log_prob, site)
+        weighted = weighted + layout.reduce(_program_scale(site) * density, site)
     terms = {
         name: _latent(layout, model_trace.nodes[name], site, exact=_parents_first(name, order, list(latents)))
         if name in order
@@ -203,8 +203,8 @@ def _latent(layout: Layout, p_site: Site, q_site: Site, exact: bool) -> Latent:
     if exact and p_site["mask"] is None and q_site["mask"] is None:
         kl = _closed_form(layout, p_site, q_site)
     return Latent(
-        log_p=layout.reduce(_log_prob(p_site), p_site),
-        log_q=layout.reduce(_log_prob(q_site), q_site),
+        log_p=layout.reduce(log_prob(p_site), p_site),
+        log_q=layout.reduce(log_prob(q_site), q_site),
         scale=_one_scale(layout, p_site, q_site),
         is_global=layout.is_global(p_site),
         reparameterized=bool(getattr(q_site["fn"], "has_rsample", False)),
@@ -215,7 +215,7 @@ def _latent(layout: Layout, p_site: Site, q_site: Site, exact: bool) -> Latent:
 
 def _auxiliary(layout: Layout, q_site: Site) -> Latent:
     """A site that only the guide has, such as an AutoGuide's unconstrained value: a part of log q."""
-    log_q = layout.reduce(_log_prob(q_site), q_site)
+    log_q = layout.reduce(log_prob(q_site), q_site)
     return Latent(
         log_p=torch.zeros_like(log_q),
         log_q=log_q,
@@ -243,7 +243,8 @@ def _parents_first(name: str, model_order: list[str], guide_order: list[str]) ->
     return set(model_order[: model_order.index(name)]) <= before
 
 
-def _log_prob(site: Site) -> Tensor:
+def log_prob(site: Site) -> Tensor:
+    """Of a site's value; zero where it is masked, and unscaled."""
     return scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
 
 

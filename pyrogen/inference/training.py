@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pyrogen.errors import NonFiniteError
 from pyrogen.inference.adam import FusedAdam
+from pyrogen.inference.blame import check_finite
 from pyrogen.inference.compiling import Lowered
+from pyrogen.inference.guard import Guard
 from pyrogen.inference.objectives import Objective
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.programs import Programs
@@ -59,6 +61,7 @@ class Training:
         parameters = list(self.named.values())
         self.optimizer = optimizer(parameters) if optimizer else FusedAdam(parameters, learning_rate)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
+        self.guard = Guard(self.optimizer, data.device)
         self.averaged = [p.detach().clone() for p in parameters] if average else []
         self.order = torch.Generator().manual_seed(seed)
         self.permutation = torch.zeros(0, dtype=torch.long)
@@ -68,6 +71,7 @@ class Training:
         if validation is not None:
             self.history["valid"] = []
         self.lowered: Lowered | None = None  # set when steps are not to run eagerly
+        self.mode: str | None = None  # how steps run, once that is chosen; a run that goes on has it from before
         self.best_score, self.best_epoch = -math.inf, 0
         self.best: list[Tensor] = []
 
@@ -107,11 +111,23 @@ class Training:
         while self.position < self.size:
             yield self.data[self.ranks.share(rows[self.position : self.position + self.batch_size])]
 
+    def rows_of(self, step: int) -> Tensor | None:
+        """This process's rows of a step that was done, the first is 1; None if it was not in this pass."""
+        done = math.ceil(self.position / self.batch_size)
+        start = (step - 1 - (self.step - done)) * self.batch_size
+        if not 0 <= start < self.position:
+            return None
+        rows = self.permutation[start : start + self.batch_size].to(self.data.device)
+        return self.data[self.ranks.share(rows)]
+
     def update(self, x: Tensor) -> None:
         """One step on a minibatch, of which x are this process's rows."""
         rows = len(x) if self.ranks.world == 1 else min(self.batch_size, self.size - self.position)
+        self.guard.before(self.step + 1)
         bound = self.gradient(x) if len(x) else self._no_gradient()
         bound = self.ranks.average_gradients(self.named, bound, len(x) / rows)
+        self.total.add_(bound, alpha=rows)
+        self.guard.watch(self.total)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
@@ -121,7 +137,6 @@ class Training:
             self._follow(self.average)
         self.step += 1
         self.position += rows
-        self.total += bound * rows
 
     def gradient(self, x: Tensor) -> Tensor:
         """Leave the gradient of the loss in the parameters; give the bound."""
@@ -142,16 +157,10 @@ class Training:
         """Write the pass into the history; score the validation rows.
 
         Raises:
-            NonFiniteError: the mean bound of the pass is NaN or infinite.
+            NonFiniteError: a bound or the weights are not finite since a step of the pass.
         """
+        check_finite(self, weights=True)
         train = float(self.total) / self.size
-        if not math.isfinite(train):
-            raise NonFiniteError(
-                got=f"a bound of {train} between steps {self.step - math.ceil(self.size / self.batch_size)} "
-                f"and {self.step}",
-                need="finite values",
-                fix="a smaller learning_rate, clip=1.0, or data on a smaller scale",
-            )
         # statistics of a batch, such as BatchNorm's, are those of the first process's rows
         self.ranks.broadcast(buffer for module in self.programs.modules for buffer in module.buffers())
         self.epoch, self.position = self.epoch + 1, 0
