@@ -1,6 +1,6 @@
 """Boltzmann machines over two layers: units of five kinds, energies, exact log Z."""
 
-from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition
+from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition, sample_exact
 from pyrogen.distributions.boltzmann.machine import Machine
 from pyrogen.distributions.boltzmann.units import (
     Bernoulli,
@@ -24,5 +24,6 @@ __all__ = [
     "Units",
     "can_enumerate",
     "log_partition",
+    "sample_exact",
     "stacked",
 ]
