@@ -1,7 +1,16 @@
 """Boltzmann machines over two layers: units of five kinds, energies, exact log Z."""
 
+from pyrogen.distributions.boltzmann.annealing import (
+    annealed,
+    annealed_along,
+    annealed_back,
+    annealed_back_along,
+    base_log_z,
+    raised,
+)
 from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition
 from pyrogen.distributions.boltzmann.machine import Machine
+from pyrogen.distributions.boltzmann.schedules import check_ladder, linear, three_piece
 from pyrogen.distributions.boltzmann.units import (
     Bernoulli,
     Categorical,
@@ -22,7 +31,16 @@ __all__ = [
     "Spin",
     "Stack",
     "Units",
+    "annealed",
+    "annealed_along",
+    "annealed_back",
+    "annealed_back_along",
+    "base_log_z",
     "can_enumerate",
+    "check_ladder",
+    "linear",
     "log_partition",
+    "raised",
     "stacked",
+    "three_piece",
 ]

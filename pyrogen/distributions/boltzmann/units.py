@@ -55,7 +55,7 @@ class Units(nn.Module, ABC):
 
     @property
     def count(self) -> float:
-        """How many joint states there are; inf for continuous units."""
+        """How many joint states there are; inf for continuous units, and beyond 1e308."""
         return math.inf
 
     @property
@@ -104,7 +104,7 @@ class Bernoulli(Units):
 
     @property
     def count(self) -> float:
-        return 2.0**self.n
+        return _power(2, self.n)
 
     @property
     def constraint(self) -> constraints.Constraint:
@@ -134,7 +134,7 @@ class Spin(Units):
 
     @property
     def count(self) -> float:
-        return 2.0**self.n
+        return _power(2, self.n)
 
     def cumulant(self, a: Tensor) -> Tensor:
         return (softplus(2 * a, threshold=40) - a).sum(-1)
@@ -170,7 +170,7 @@ class Categorical(Units):
 
     @property
     def count(self) -> float:
-        return float(self.n_states) ** self.n
+        return _power(self.n_states, self.n)
 
     @property
     def constraint(self) -> constraints.Constraint:
@@ -327,6 +327,10 @@ def stacked(layers: Sequence[Units]) -> Units:
     if all(type(layer) is Bernoulli for layer in layers):
         return Bernoulli(sum(layer.n for layer in layers))
     return Stack(layers)
+
+
+def _power(radix: int, n: int) -> float:
+    return float(radix) ** n if n * math.log(radix) < 709 else math.inf
 
 
 def _digits(start: int, stop: int, n: int, radix: int, device: torch.device) -> Tensor:
