@@ -11,6 +11,8 @@ from pyrogen.distributions.boltzmann.annealing import (
 from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition
 from pyrogen.distributions.boltzmann.machine import Machine
 from pyrogen.distributions.boltzmann.schedules import check_ladder, linear, three_piece
+from pyrogen.distributions.boltzmann.sequential import adaptive, sequential
+from pyrogen.distributions.boltzmann.starts import exact_draws, long_draws, tempered_draws
 from pyrogen.distributions.boltzmann.units import (
     Bernoulli,
     Categorical,
@@ -31,6 +33,7 @@ __all__ = [
     "Spin",
     "Stack",
     "Units",
+    "adaptive",
     "annealed",
     "annealed_along",
     "annealed_back",
@@ -38,9 +41,13 @@ __all__ = [
     "base_log_z",
     "can_enumerate",
     "check_ladder",
+    "exact_draws",
     "linear",
     "log_partition",
+    "long_draws",
     "raised",
+    "sequential",
     "stacked",
+    "tempered_draws",
     "three_piece",
 ]
