@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyrogen.distributions.boltzmann import Bernoulli, Gaussian, Machine, can_enumerate, log_partition, sample_exact
+from pyrogen.distributions.boltzmann import Bernoulli, Gaussian, Machine, can_enumerate, log_partition, exact_draws
 from pyrogen.errors import SettingsError
 from tests.boltzmann import COUNTABLE, PAIRS, log_joint, machine
 from tests.statistics import FALSE_ALARM, assert_mean
@@ -91,7 +91,7 @@ def test_exact_draws_have_the_moments_of_p_v(visible, hidden):
     )
     v, _, log_f = log_joint(model)
     p = log_f.logsumexp(1).softmax(0)
-    drawn = sample_exact(model, 20_000, torch.Generator().manual_seed(0))
+    drawn = exact_draws(model, 20_000, torch.Generator().manual_seed(0))
     assert drawn.shape == (20_000, model.visible.width) and not drawn.requires_grad
     assert_mean(drawn, p @ v, exact_to=1e-7)
     assert_mean(torch.einsum("ni,nj->nij", drawn, drawn), torch.einsum("s,si,sj->ij", p, v, v), exact_to=1e-6)
@@ -101,7 +101,7 @@ def test_exact_draws_fill_the_whole_table():
     model = machine(Bernoulli(4), Bernoulli(2), strength=1.5)
     _, _, log_f = log_joint(model)
     p, n = log_f.logsumexp(1).softmax(0), 50_000
-    drawn = sample_exact(model, n, torch.Generator().manual_seed(0))
+    drawn = exact_draws(model, n, torch.Generator().manual_seed(0))
     counts = torch.bincount((drawn @ torch.tensor([8.0, 4, 2, 1]).double()).long(), minlength=16)
     chi_square = ((counts - n * p) ** 2 / (n * p)).sum()
     # the tail of chi-square with 15 degrees of freedom: the regularised incomplete gamma function

@@ -1,9 +1,9 @@
-"""log Z of a machine, and exact draws from it, by listing the states of its smaller layer."""
+"""log Z of a machine by listing the states of its smaller layer."""
 
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyrogen.distributions.boltzmann.machine import Machine
@@ -39,24 +39,6 @@ def log_partition(machine: Machine, *, most: float = MOST_STATES, chunk: int = 2
             part = _log_sum(small, start, stop)
         parts.append(part)
     return torch.stack(parts).logsumexp(0)  # pyright: ignore[reportArgumentType]
-
-
-@torch.no_grad()
-def sample_exact(
-    machine: Machine, n: int, generator: Generator | None = None, *, most: float = 2**20, chunk: int = 2**14
-) -> Tensor:
-    """n independent draws v ~ p(v), (n, V): first of the layer that can be listed, by its table of probabilities.
-
-    Raises:
-        SettingsError: as for `log_partition`.
-    """
-    small, count = _listed(machine, most)
-    log_p = torch.cat([_log_f(small, k, min(k + chunk, count)) for k in range(0, count, chunk)])
-    cumulative = (log_p - log_p.max()).exp().cumsum(0)
-    u = torch.rand(n, dtype=torch.float64, device=log_p.device, generator=generator) * cumulative[-1]
-    numbers = torch.searchsorted(cumulative, u, right=True).clamp(max=count - 1)
-    x = small.visible.states_at(numbers, machine.W)
-    return x if small is machine else machine.down(x, generator)
 
 
 def _listed(machine: Machine, most: float) -> tuple[Machine, int]:

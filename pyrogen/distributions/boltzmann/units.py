@@ -55,7 +55,7 @@ class Units(nn.Module, ABC):
 
     @property
     def count(self) -> float:
-        """How many joint states there are; inf for continuous units."""
+        """How many joint states there are; inf for continuous units, and beyond 1e308."""
         return math.inf
 
     @property
