@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyrogen.distributions.boltzmann import Bernoulli, Gaussian, Machine, can_enumerate, log_partition, exact_draws
+from pyrogen.distributions.boltzmann import Bernoulli, Gaussian, Machine, can_enumerate, exact_draws, log_partition
 from pyrogen.errors import SettingsError
 from tests.boltzmann import COUNTABLE, PAIRS, log_joint, machine
 from tests.statistics import FALSE_ALARM, assert_mean

@@ -135,6 +135,10 @@ def choose(training: Training, mode: str, steps: int) -> Lowered | None:
     """
     if mode == "eager":
         return None
+    if training.objective.unlowered:
+        if mode != "auto":
+            warnings.warn(f"compile={mode!r} falls back to 'eager': {training.objective.unlowered}", stacklevel=3)
+        return None
     training.programs.train(True)
     x = training.first
     step = Step(training.programs, training.objective, training.parameters, training.size, training.nesting)

@@ -23,7 +23,7 @@ LISTED = 2**14
 class Layer(TorchDistribution):
     """p(x | a) = exp(base(x) + x a - cumulant(a)): units given their inputs a, (..., width)."""
 
-    arg_constraints = {"a": constraints.real_vector}  # noqa: RUF012
+    arg_constraints = {"a": constraints.real_vector}  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
     has_rsample = False
 
     def __init__(self, units: Units, a: Tensor, validate_args: bool | None = None) -> None:
@@ -83,7 +83,7 @@ class RBMDistribution(TorchDistribution):
         SettingsError: log_z is another word, or sweeps below 1.
     """
 
-    arg_constraints = {  # noqa: RUF012
+    arg_constraints = {  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
         "W": constraints.independent(constraints.real, 2),
         "b": constraints.real_vector,
         "c": constraints.real_vector,
@@ -124,7 +124,7 @@ class RBMDistribution(TorchDistribution):
         return constraints.independent(self.machine.visible.constraint, 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RBMDistribution:
-        new = self._get_checked_instance(RBMDistribution, _instance)
+        new: Any = self._get_checked_instance(RBMDistribution, _instance)
         for name in ("machine", "W", "b", "c", "log_z", "particles", "sweeps"):
             setattr(new, name, getattr(self, name))
         super(RBMDistribution, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)

@@ -32,7 +32,7 @@ def log_partition(machine: Machine, *, most: float = MOST_STATES, chunk: int = 2
     parts = []
     for start in range(0, count, chunk):
         stop = min(start + chunk, count)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and count > 4 * chunk:
             # recomputed going backward: the states of all chunks at once do not fit into memory
             part = checkpoint(_log_sum, small, start, stop, use_reentrant=False, preserve_rng_state=False)
         else:

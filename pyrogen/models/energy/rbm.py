@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import pyro
 import torch
 from torch import Tensor, nn
 
 from pyrogen.distributions.boltzmann import (
+    Bernoulli,
+    Categorical,
+    Contrastive,
+    Exact,
+    FastPersistent,
+    Gaussian,
     Layer,
     Machine,
     Particles,
     Persistent,
     RBMDistribution,
+    ReLU,
+    Spin,
     Tempered,
     Units,
     can_enumerate,
 )
-from pyrogen.errors import ModelError
-from pyrogen.models.contracts import Energy, Pair
+from pyrogen.errors import ModelError, SettingsError
+from pyrogen.models.contracts import Energy, Pair, refuse_unknown
+from pyrogen.ops.checks import group_of
 
 LISTED = 2**12
 """log Z is summed at every step of a Pyro program where a layer has at most so many states: a millisecond."""
@@ -33,7 +45,7 @@ class RBM(Energy, Pair):
 
     The offsets mu and lam do not change what the machine can say, only what a step of an optimiser does (Melchior,
     Fischer and Wiskott 2016, arXiv:1311.1354): mu is the mean of the training rows, set by `prepare`, and lam follows
-    the mean of p(h | x), when `recentre` is called; `fit` does so after each epoch. They start at the means of inputs 0.
+    the mean of p(h | x) when `recentre` is called; `fit` does so after each epoch. They start at the means at input 0.
 
     The Pyro program knows log Z where the smaller layer has at most 2^12 states. For larger machines the value of
     the "x" site exists only while gradients are taken, and is an energy gap then; see `RBMDistribution`.
@@ -81,6 +93,7 @@ class RBM(Energy, Pair):
         self.register_buffer("lam", lam if centred else torch.zeros_like(lam))
         self.register_buffer("h_mean", lam.clone())  # of p(h | x), an exponential average
         self.particles = Persistent() if particles is None else particles
+        self.to(self.W.dtype)  # layers may come in another one
         self.particles.begin(self.machine())
 
     def machine(self) -> Machine:
@@ -116,28 +129,26 @@ class RBM(Energy, Pair):
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:
         """Start from independent units with the means of the training rows, and centre on these means."""
-        mean = train.mean(0).to(self.mu)
-        old = self.machine()
+        mean = train.to(self.mu).mean(0)
         self.b.copy_(self.visible.bias_of(mean, len(train)))
         if self.centred:
             self.mu.copy_(mean)
-        c = old.c + (self.mu @ self.W if self.centred else 0)
-        self.c.copy_(c)
         if isinstance(self.particles, Tempered):
             self.particles.base = self.b.detach().clone()
-        self._renew_particles()
 
     @torch.no_grad()
-    def recentre(self) -> None:
-        """Move lam to the recent mean of p(h | x), and b with it, so that the distribution stays the same."""
-        if self.centred:
-            self.shift_([self.W, self.b], self.h_mean - self.lam)
-            self.lam.copy_(self.h_mean)
+    def recentre(self, *others: dict[str, Tensor]) -> None:
+        """Move lam to the recent mean of p(h | x), and b by W times that, so that the distribution stays the same.
 
-    def shift_(self, weights: list[Tensor], by: Tensor) -> None:
-        """b += W by: what keeps the distribution when lam moves by that much; of any weights W and b, such as averages."""
-        W, b = weights
-        b += W @ by
+        Args:
+            others: weights by name, besides the model's own, that are to stay the same distributions too.
+        """
+        if not self.centred:
+            return
+        by = self.h_mean - self.lam
+        for weights in (dict(self.named_parameters()), *others):
+            weights["b"].add_(weights["W"] @ by)
+        self.lam.copy_(self.h_mean)
 
     @torch.no_grad()
     def follow(self, x: Tensor, a: Tensor, decay: float = 0.99) -> None:
@@ -155,3 +166,67 @@ class RBM(Energy, Pair):
 
     def visible_given(self, h: Tensor) -> Layer:
         return Layer(self.visible, self.machine().visible_input(h))
+
+    @classmethod
+    def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
+        known = {
+            "hidden": 64,
+            "hidden_units": "bernoulli",
+            "particles": "pcd",
+            "k": 1,
+            "chains": 500,
+            "rungs": 10,
+            "fast_rate": 0.01,
+            "centred": 1,
+            "scale": 0.01,
+            "sweeps": 1000,
+        }
+        refuse_unknown(cls.recipe, settings, known)
+        given = known | settings
+        hidden = _chosen("hidden_units", given["hidden_units"], _HIDDEN)(given["hidden"])
+        k, chains = given["k"], given["chains"]
+        ways = {
+            "cd": lambda: Contrastive(k),
+            "pcd": lambda: Persistent(k, chains),
+            "fpcd": lambda: FastPersistent(k, chains, rate=given["fast_rate"]),
+            "tempered": lambda: Tempered(k, chains, given["rungs"]),
+            "exact": Exact,
+        }
+        return cls(
+            visible_units(width, support),
+            hidden,
+            particles=_chosen("particles", given["particles"], ways)(),
+            centred=bool(given["centred"]),
+            scale=given["scale"],
+            sweeps=given["sweeps"],
+        )
+
+
+_HIDDEN: dict[str, Any] = {"bernoulli": Bernoulli, "spin": Spin, "gaussian": Gaussian, "relu": ReLU}
+
+
+def visible_units(width: int, support: str) -> Units:
+    """The layer that produces values of a support.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    group = group_of(support)
+    if group:
+        return Categorical(width // group, group)
+    kinds: dict[str, type[Units]] = {"binary": Bernoulli, "spin": Spin, "real": Gaussian, "nonnegative": ReLU}
+    if support not in kinds:
+        raise SettingsError(
+            got=f"data with support {support!r}",
+            need=f"one of {[*kinds, 'one-hot-3']}, for which there are units",
+            fix="binarize = true in [data]",
+        )
+    return kinds[support](width)
+
+
+def _chosen(setting: str, word: Any, choices: Mapping[str, Any]) -> Any:
+    if not isinstance(word, str) or word not in choices:
+        raise SettingsError(
+            got=f"{setting} = {word!r}", need=f"one of {sorted(choices)}", fix=repr(next(iter(choices)))
+        )
+    return choices[word]
