@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Exact, Gaussian, Persistent, Spin
 from pyrogen.models import (
     PPCA,
+    RBM,
     VAE,
     BernoulliPixels,
     CategoricalPixels,
@@ -39,6 +41,10 @@ ZOO: dict[str, Callable[[], Model]] = {
         4, (1, 2, 2), "binary", **SMALL, bridge=5, prior="vamp", pseudo_inputs=3
     ),
     "ppca": lambda: PPCA(4, 2),
+    "rbm": lambda: RBM(Bernoulli(4), Bernoulli(3), particles=Persistent(1, 20), scale=0.3),
+    "rbm-spin-gaussian": lambda: RBM(Spin(4), Gaussian(2), particles=Exact(), scale=0.3),
+    "rbm-gaussian": lambda: RBM(Gaussian(4), Bernoulli(3), particles=Persistent(1, 20), scale=0.3),
+    "rbm-one-hot": lambda: RBM(Categorical(2, 3), Spin(2), particles=Persistent(1, 20), scale=0.3),
 }
 
 

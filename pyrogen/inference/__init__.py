@@ -2,8 +2,21 @@
 
 from pyrogen.inference.callbacks import Callback, TensorBoard
 from pyrogen.inference.fit import Fit, fit
+from pyrogen.inference.likelihood import MaximumLikelihood
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
 from pyrogen.inference.parallel import processes
 from pyrogen.inference.schedules import Cosine, Warmup
 
-__all__ = ["ELBO", "IWAE", "Callback", "Cosine", "Fit", "Objective", "TensorBoard", "Warmup", "fit", "processes"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "Callback",
+    "Cosine",
+    "Fit",
+    "MaximumLikelihood",
+    "Objective",
+    "TensorBoard",
+    "Warmup",
+    "fit",
+    "processes",
+]

@@ -150,6 +150,10 @@ def choose(training: Training, mode: str, steps: int) -> Choice:
         mode, reason = training.mode, "the run began in it"
     if mode == "eager":
         return Choice(None, reason)
+    if training.objective.unlowered:
+        if mode != "auto":
+            warnings.warn(f"compile={mode!r} falls back to 'eager': {training.objective.unlowered}", stacklevel=3)
+        return Choice(None, training.objective.unlowered)
     training.programs.train(True)
     x = training.first
     step = Step(training.programs, training.objective, training.parameters, training.size, training.nesting)

@@ -19,6 +19,7 @@ from pyrogen.errors import NonFiniteError, SettingsError, ShapeError
 from pyrogen.inference.callbacks import Callbacks
 from pyrogen.inference.compiling import Compile, check_compile, choose
 from pyrogen.inference.keeper import Keeper, code_of, identity_of
+from pyrogen.inference.likelihood import MaximumLikelihood
 from pyrogen.inference.objectives import ELBO, Objective
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.programs import Programs
@@ -26,6 +27,7 @@ from pyrogen.inference.progress import Progress
 from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.training import Optimizer, Training
+from pyrogen.models.contracts import Energy
 from pyrogen.ops import denormals_flushed, resolve_device
 from pyrogen.ops.precision import Precision, products_in
 
@@ -78,7 +80,7 @@ def fit(
         model: a Pair, or any Pyro model called with the rows; then `guide` is its guide.
         data: the rows, (N, D); they stay on the device. On a CPU they may be mapped from a file that is larger than the
             memory, `torch.from_file(...)` or `torch.from_numpy(numpy.memmap(...))`: only a batch is read at a time.
-        objective: the bound, ELBO() unless given.
+        objective: the bound, ELBO() unless given; for an Energy model MaximumLikelihood().
         epochs: passes over the data; the last batch of a pass may be smaller.
         learning_rate: of Adam, times `schedule(step)` when there is one.
         optimizer: makes another torch optimiser from the parameters; learning_rate is then unused.
@@ -120,7 +122,8 @@ def fit(
         ProcessError: another process of the group is gone.
     """
     settings = {k: _plain(v) for k, v in locals().items() if k not in _NOT_SETTINGS}
-    objective = ELBO() if objective is None else objective
+    if objective is None:
+        objective = MaximumLikelihood() if guide is None and isinstance(model, Energy) else ELBO()
     if not isinstance(objective, Objective):
         raise SettingsError(got=f"objective = {objective!r}", need="an Objective", fix="objective=ELBO()")
     _check_settings(epochs, batch_size, learning_rate, clip, average, patience, validation)
@@ -169,6 +172,7 @@ def fit(
         choice = choose(training, compile, epochs * math.ceil(training.size / batch_size) - training.step)
         training.lowered, training.mode = choice.lowered, choice.mode
         settings |= {"compile": choice.mode, "compile_reason": choice.reason}
+        settings["history"] = objective.describe(programs.model)
         if ranks.rank:
             progress, told = False, Callbacks(())
         outcome = _loop(training, epochs, patience, progress, keeper, told)

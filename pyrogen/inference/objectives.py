@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from torch import Tensor
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.inference.schedules import Schedule, at
 from pyrogen.inference.terms import Latent, Terms, run
+
+if TYPE_CHECKING:
+    from pyrogen.inference.training import Training
 
 
 class Value(NamedTuple):
@@ -30,6 +33,10 @@ class Objective(ABC):
 
     particles: int
     stops_guide: bool = False
+    runs_programs: ClassVar[bool] = True
+    """Whether it is made of the terms of guide and model; else it knows the model in another way."""
+    unlowered: ClassVar[str] = ""
+    """Why its gradient cannot be traced into a graph, if it cannot."""
 
     def __call__(
         self,
@@ -52,6 +59,18 @@ class Objective(ABC):
 
     @abstractmethod
     def value(self, terms: Terms, step: int) -> Value: ...
+
+    def score(self, programs: Any, x: Tensor, seed: int) -> Tensor | None:
+        """What the history says of rows after an epoch, nats per row; None for the mean of the bounds of batches."""
+        return None
+
+    def describe(self, model: Any) -> str:
+        """What the numbers of the history are."""
+        return "a bound on log p(x)"
+
+    def after_epoch(self, training: Training) -> None:
+        """Told in all processes after each epoch, when buffers are the same in all, and before anything is scored."""
+        return None
 
 
 @dataclass(frozen=True)

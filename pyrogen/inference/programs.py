@@ -107,6 +107,18 @@ class Programs:
 
     def rehearse(self, x: Tensor, size: int, objective: Objective, nesting: int) -> None:
         """One step without consequences and with Pyro's validation on, so that what is wrong shows now."""
+        if objective.runs_programs:
+            self._rehearse_programs(x, size, objective, nesting)
+        with pyro.validation_enabled(False), torch.random.fork_rng():
+            bound = self.evaluate(objective, x, size, 0, nesting).bound
+        if not bool(bound.isfinite()):
+            raise NonFiniteError(
+                got=f"a bound of {float(bound)} before the first step",
+                need="a finite one",
+                fix="data on the model's scale, or another initialisation",
+            )
+
+    def _rehearse_programs(self, x: Tensor, size: int, objective: Objective, nesting: int) -> None:
         with torch.no_grad(), pyro.validation_enabled(True), torch.random.fork_rng():
             terms = run(self.model, self.guide, *self.args(x, size))
         rows = x.shape[0]
@@ -126,14 +138,6 @@ class Programs:
         if objective.particles > 1:
             with self.evaluating(), pyro.validation_enabled(False):
                 check_particles(self.model, self.guide, *self.args(x, size), nesting=nesting)
-        with pyro.validation_enabled(False), torch.random.fork_rng():
-            bound = self.evaluate(objective, x, size, 0, nesting).bound
-        if not bool(bound.isfinite()):
-            raise NonFiniteError(
-                got=f"a bound of {float(bound)} before the first step",
-                need="a finite one",
-                fix="data on the model's scale, or another initialisation",
-            )
 
     def parameters(self, x: Tensor, size: int) -> dict[str, Tensor]:
         """What can be trained, by name: every leaf that the two programs or their modules own."""

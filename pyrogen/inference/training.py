@@ -18,7 +18,10 @@ from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.state import State, put, take
+from pyrogen.ops import evenly
 
+SCORED = 2000
+"""Training rows, spread evenly, that an objective with a score of its own is asked about after an epoch."""
 Optimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 
@@ -163,11 +166,19 @@ class Training:
         train = float(self.total) / self.size
         # statistics of a batch, such as BatchNorm's, are those of the first process's rows
         self.ranks.broadcast(buffer for module in self.programs.modules for buffer in module.buffers())
+        self.objective.after_epoch(self)
+        train = self._train_score(train)
         self.epoch, self.position = self.epoch + 1, 0
         for key, value in {"epoch": self.epoch, "step": self.step, "train": train, "seconds": self.seconds}.items():
             self.history[key].append(value)
         if self.validation is not None:
             self._validate(self.validation)
+
+    def _train_score(self, bound: float) -> float:
+        """What the history says of the training rows: the mean bound of the pass, unless the objective knows better."""
+        some = self.data[evenly(self.size, SCORED).to(self.data.device)]
+        score = self.objective.score(self.programs, some, self.seed)
+        return bound if score is None else self.ranks.told(float(score))
 
     def _validate(self, x: Tensor) -> None:
         self._swap()
@@ -190,6 +201,9 @@ class Training:
         total = torch.zeros((), device=x.device, dtype=torch.float64)
         with self.programs.evaluating(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
+            score = self.objective.score(self.programs, x, self.seed)
+            if score is not None:
+                return float(score)
             for batch in x.split(max(self.batch_size, 500)):
                 value = self.programs.evaluate(self.objective, batch, x.shape[0], self.step, self.nesting)
                 total += value.bound * len(batch)

@@ -1,7 +1,8 @@
 """The models. A family exports its own; `MODELS` are those that recipes and the command line build by name."""
 
-from pyrogen.models import latent
+from pyrogen.models import energy, latent
 from pyrogen.models.contracts import Energy, Explicit, Model, Pair
+from pyrogen.models.energy import *
 from pyrogen.models.latent import *
 
 MODELS: dict[str, type[Model]] = {
@@ -11,4 +12,4 @@ MODELS: dict[str, type[Model]] = {
 }
 
 __all__ = ["MODELS", "Energy", "Explicit", "Model", "Pair"]
-__all__ += latent.__all__
+__all__ += energy.__all__ + latent.__all__

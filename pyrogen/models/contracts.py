@@ -19,6 +19,7 @@ from pyro.distributions import TorchDistribution
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
+from pyrogen.distributions.boltzmann import Machine, Particles
 from pyrogen.errors import DtypeError, SettingsError
 from pyrogen.ops.checks import check_rows
 
@@ -140,7 +141,24 @@ class Explicit(Model, ABC):
 
 
 class Energy(Model, ABC):
-    """p(v, h) = exp(-energy(v, h)) / Z over visible v and hidden h, each independent given the other."""
+    """p(v, h) = exp(-energy(v, h)) / Z over visible v and hidden h, each independent given the other.
+
+    `particles` say how the gradient of log Z is estimated.
+    """
+
+    particles: Particles
+
+    @abstractmethod
+    def machine(self) -> Machine:
+        """The same model in natural parameters, differentiable in the model's own."""
+
+    def follow(self, x: Tensor, a: Tensor) -> None:
+        """Take note of a batch of rows, (N, V), with hidden inputs a, (N, H), in training; by default, do nothing."""
+        return None
+
+    def recentre(self, *others: dict[str, Tensor]) -> None:
+        """Move offsets to where the rows were; `others` are further weights by name that stay the same model."""
+        return None
 
     @abstractmethod
     def energy(self, v: Tensor, h: Tensor) -> Tensor:

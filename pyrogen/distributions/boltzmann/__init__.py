@@ -1,7 +1,30 @@
 """Boltzmann machines over two layers: units of five kinds, energies, exact log Z."""
 
+from pyrogen.distributions.boltzmann.annealing import (
+    annealed,
+    annealed_along,
+    annealed_back,
+    annealed_back_along,
+    base_log_z,
+    raised,
+)
+from pyrogen.distributions.boltzmann.distribution import Layer, RBMDistribution
 from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition
 from pyrogen.distributions.boltzmann.machine import Machine
+from pyrogen.distributions.boltzmann.particles import (
+    Contrastive,
+    Exact,
+    FastPersistent,
+    Moving,
+    Negative,
+    Particles,
+    Persistent,
+    Tempered,
+    moments,
+)
+from pyrogen.distributions.boltzmann.schedules import check_ladder, linear, three_piece
+from pyrogen.distributions.boltzmann.sequential import adaptive, sequential
+from pyrogen.distributions.boltzmann.starts import exact_draws, long_draws, tempered_draws
 from pyrogen.distributions.boltzmann.units import (
     Bernoulli,
     Categorical,
@@ -16,13 +39,38 @@ from pyrogen.distributions.boltzmann.units import (
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Contrastive",
+    "Exact",
+    "FastPersistent",
     "Gaussian",
+    "Layer",
     "Machine",
+    "Moving",
+    "Negative",
+    "Particles",
+    "Persistent",
+    "RBMDistribution",
     "ReLU",
     "Spin",
     "Stack",
+    "Tempered",
     "Units",
+    "adaptive",
+    "annealed",
+    "annealed_along",
+    "annealed_back",
+    "annealed_back_along",
+    "base_log_z",
     "can_enumerate",
+    "check_ladder",
+    "exact_draws",
+    "linear",
     "log_partition",
+    "long_draws",
+    "moments",
+    "raised",
+    "sequential",
     "stacked",
+    "tempered_draws",
+    "three_piece",
 ]

@@ -1,0 +1,158 @@
+"""Maximum likelihood of undirected models: the gradient from particles, and a number that is honest about log Z."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyrogen.distributions.boltzmann import (
+    Machine,
+    Moving,
+    annealed,
+    base_log_z,
+    can_enumerate,
+    linear,
+    log_partition,
+    moments,
+)
+from pyrogen.errors import ModelError
+from pyrogen.inference.objectives import Objective, Value
+from pyrogen.inference.terms import Terms
+from pyrogen.models.contracts import Energy
+
+if TYPE_CHECKING:
+    from pyrogen.inference.training import Training
+
+LISTED = 2**16
+"""log Z of the history is exact where a layer has at most so many states: 50 ms for 64 units on the other side."""
+
+Penalty = Callable[[Machine, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood(Objective):
+    """log p(x) of an `Energy` model: the gradient is that of -F(x) against that of the model's particles.
+
+        d log p(x) = -dF(x) + dF(particles),     averaged over the rows and over the particles, each by its own number
+
+    The gradient is taken by hand: no graph goes through the sweeps, and both outer products are one matrix product.
+
+    The history has log p(x) per row, not what a step can see: after each epoch log Z is summed over all states where
+    the smaller layer has at most 2^16 of them, and is estimated by annealed importance sampling otherwise, which is on
+    average too small, and the likelihood too high. `describe` says which; so do the settings of a `Fit`.
+
+    Args:
+        penalty: adds a cost to the loss of a step, from the machine, the rows v and their hidden input a, for example
+            `Sparsity(0.1, 0.01)`; the history is without it.
+        temperatures, chains: of the annealing.
+    """
+
+    penalty: Penalty | None = None
+    temperatures: int = 200
+    chains: int = 100
+    particles: int = 1
+    runs_programs = False
+    unlowered = "particles move in Python, outside the graph"
+
+    def __call__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *args: Any,
+        step: int = 0,
+        nesting: int | None = None,
+    ) -> Value:
+        """The loss of rows args[0], and the energy gap F(particles) - F(x), which is no likelihood."""
+        energy, x = _energy(model), args[0]
+        machine = energy.machine()
+        with torch.no_grad():
+            a = machine.hidden_input(x)
+            energy.follow(x, a)
+        loss = (
+            _by_hand(machine, energy.particles, x, a)
+            if _is_plain(machine, energy)
+            else _by_autograd(energy, machine, x)
+        )
+        bound = -loss.detach()
+        if self.penalty is not None:
+            loss = loss + self.penalty(machine, x, machine.hidden_input(x))
+        return Value(loss, bound)
+
+    def value(self, terms: Terms, step: int) -> Value:
+        raise ModelError(got="the terms of two programs", need="an Energy model", fix="ELBO()")
+
+    @torch.no_grad()
+    def score(self, programs: Any, x: Tensor, seed: int) -> Tensor:
+        """The mean of log p(x), (), in float64, with the same noise at every call."""
+        machine = _energy(programs.model).machine()
+        rows = torch.cat([-machine.free_energy(part).double() for part in x.split(5000)])
+        return rows.mean() - self.log_z(machine, x, seed)
+
+    @torch.no_grad()
+    def log_z(self, machine: Machine, x: Tensor, seed: int) -> Tensor:
+        """log Z, exact or annealed from the base rates of the rows x."""
+        if can_enumerate(machine, LISTED):
+            return log_partition(machine)
+        base = machine.visible.bias_of(x.mean(0), len(x))
+        noise = torch.Generator(x.device).manual_seed(seed)
+        log_w, _ = annealed(machine, base, linear(self.temperatures), self.chains, noise)
+        return base_log_z(machine, base) + log_w.logsumexp(0) - log_w.new_tensor(float(self.chains)).log()
+
+    def describe(self, model: Any) -> str:
+        if can_enumerate(_energy(model).machine(), LISTED):
+            return "log p(x), exact"
+        return f"log p(x), an estimate: log Z by annealing {self.chains} chains at {self.temperatures} temperatures"
+
+    def after_epoch(self, training: Training) -> None:
+        """Move the offsets of a centred model, and what is kept of its weights with them."""
+        energy = _energy(training.programs.model)
+        kept = [dict(zip(training.named, tensors, strict=False)) for tensors in (training.averaged, training.best)]
+        energy.recentre(*(weights for weights in kept if weights))
+
+
+def _energy(model: Any) -> Energy:
+    energy = getattr(model, "__self__", model)
+    if not isinstance(energy, Energy):
+        raise ModelError(
+            got=f"MaximumLikelihood and {type(energy).__name__}", need="an Energy model such as RBM(...)", fix="ELBO()"
+        )
+    return energy
+
+
+def _is_plain(machine: Machine, energy: Energy) -> bool:
+    """Whether W, b and c are all that learns, and particles are draws."""
+    units = [*machine.visible.parameters(), *machine.hidden.parameters()]
+    return isinstance(energy.particles, Moving) and not any(p.requires_grad for p in units)
+
+
+def _by_autograd(energy: Energy, machine: Machine, x: Tensor) -> Tensor:
+    return machine.free_energy(x).mean() + energy.particles.log_z(machine, x)
+
+
+def _by_hand(machine: Machine, particles: Any, x: Tensor, a: Tensor) -> Tensor:
+    with torch.no_grad():
+        negative = particles.negative(machine, x, a)
+        gradients = moments(machine, x, a, negative)
+        gap = _free(machine, x, a).mean() - _free(machine, negative.v, negative.a).mean()
+    return _Known.apply(gap, *gradients, machine.W, machine.b, machine.c)  # pyright: ignore[reportReturnType]
+
+
+def _free(machine: Machine, v: Tensor, a: Tensor) -> Tensor:
+    return -machine.visible.base(v) - v @ machine.b - machine.hidden.cumulant(a)
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradient with respect to W, b and c is already there, with its sign turned."""
+
+    @staticmethod
+    def forward(ctx, loss: Tensor, *tensors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(*tensors[:3])
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None, None, None, *(-gradient * known for known in ctx.saved_tensors)

@@ -1,0 +1,5 @@
+"""Undirected models: an energy, and the particles that its gradient needs."""
+
+from pyrogen.models.energy.rbm import RBM
+
+__all__ = ["RBM"]

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+from pyrogen.distributions.boltzmann import (
+    Bernoulli,
+    Contrastive,
+    Exact,
+    FastPersistent,
+    Gaussian,
+    Persistent,
+    Spin,
+    Tempered,
+    log_partition,
+)
+from pyrogen.errors import ModelError, NonFiniteError
+from pyrogen.inference import ELBO, MaximumLikelihood, fit, likelihood
+from pyrogen.models import PPCA, RBM
+
+PARTICLES = {
+    "cd": lambda: Contrastive(2),
+    "pcd": lambda: Persistent(1, 30),
+    "fpcd": lambda: FastPersistent(1, 30),
+    "tempered": lambda: Tempered(1, 30, 4),
+    "exact": Exact,
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+
+
+def rbm(kind="pcd", visible=None, hidden=None) -> RBM:
+    torch.manual_seed(0)
+    return RBM(visible or Bernoulli(5), hidden or Bernoulli(3), particles=PARTICLES[kind](), scale=0.5)
+
+
+def rows(n=40):
+    rates = torch.tensor([0.9, 0.2, 0.5, 0.5, 0.1])
+    return (torch.rand(n, 5, generator=torch.Generator().manual_seed(1)) < rates).float()
+
+
+def exact(model: RBM, x):
+    with torch.no_grad():
+        return float((-model.free_energy(x)).double().mean() - log_partition(model.machine()))
+
+
+def trained(model: RBM, x=None, **settings):
+    given = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02, "progress": False} | settings
+    return fit(model, rows() if x is None else x, **given)
+
+
+@pytest.mark.parametrize("kind", PARTICLES)
+@pytest.mark.parametrize("layers", ["bits", "spins", "gaussian"])
+def test_the_gradient_by_hand_is_that_of_autograd_and_of_svi(kind, layers):
+    kinds = {"bits": (Bernoulli, Bernoulli), "spins": (Spin, Spin), "gaussian": (Bernoulli, Gaussian)}[layers]
+    model, x = rbm(kind, kinds[0](5), kinds[1](3)), rows(8)
+    x = 2 * x - 1 if layers == "spins" else x
+    value = {}
+    for way in ("hand", "autograd", "svi"):
+        other = copy.deepcopy(model)
+        torch.manual_seed(5)
+        if way == "hand":
+            loss = MaximumLikelihood()(other.model, other.guide, x).loss
+        elif way == "autograd":
+            loss = other.free_energy(x).mean() + other.particles.log_z(other.machine(), x)
+        else:
+            loss = -other.distribution().log_prob(x).mean()
+        value[way] = torch.autograd.grad(loss, list(other.parameters()))
+    for way in ("autograd", "svi"):
+        for one, expected in zip(value["hand"], value[way], strict=True):
+            torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_exact_particles_give_pyros_gradient_too():
+    model, x = rbm("exact"), rows(8)
+    found = torch.autograd.grad(MaximumLikelihood()(model.model, model.guide, x).loss, list(model.parameters()))
+    loss = Trace_ELBO().differentiable_loss(model.model, model.guide, x) / 8
+    for one, expected in zip(found, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PARTICLES)
+def test_fit_climbs_and_its_history_is_the_exact_likelihood(kind):
+    model, x = rbm(kind), rows(200)
+    before = exact(model, x)
+    result = trained(model, x, epochs=15, validation=rows(30))
+    assert max(result.history["valid"]) == pytest.approx(exact(model, rows(30)), abs=2e-5)
+    assert exact(model, x) > before + 0.3
+    assert result.settings["history"] == "log p(x), exact" and isinstance(result.objective, MaximumLikelihood)
+
+
+def test_the_history_is_of_the_weights_that_the_model_has():
+    model, x = rbm(), rows(50)
+    result = trained(model, x, epochs=2)
+    assert result.history["train"][-1] == pytest.approx(exact(model, x), abs=2e-5)
+    averaged = rbm()
+    result = trained(averaged, x, epochs=3, average=0.9, validation=x)
+    # with validation rows the model ends with the best averaged weights, offsets and all
+    assert max(result.history["valid"]) == pytest.approx(exact(averaged, x), abs=2e-5)
+
+
+def test_an_estimate_is_called_one_and_is_near(monkeypatch):
+    monkeypatch.setattr(likelihood, "LISTED", 0)
+    model, x = rbm(), rows(50)
+    result = trained(model, x, epochs=2)
+    assert "estimate" in result.settings["history"]
+    # 100 chains, 200 temperatures on 5 x 3 bits: the log-weights spread by less than 0.1
+    assert result.history["train"][-1] == pytest.approx(exact(model, x), abs=0.05)
+    again = trained(rbm(), x, epochs=2)
+    assert again.history["train"] == result.history["train"]
+
+
+@pytest.mark.parametrize("kind", ["cd", "pcd", "fpcd", "tempered"])
+def test_an_interrupted_fit_goes_on_to_the_bit_particles_and_all(kind, tmp_path):
+    x = rows(50)
+    settings = {"epochs": 4, "average": 0.9, "validation": x[:10]}
+    whole, parts = rbm(kind), rbm(kind)
+    expected = trained(whole, x, **settings)
+
+    trained(parts, x, folder=tmp_path / "run", **(settings | {"epochs": 2}))
+    fresh = rbm(kind)
+    found = trained(fresh, x, folder=tmp_path / "run", resume=True, **settings)
+    assert found.history["train"] == expected.history["train"] and found.history["valid"] == expected.history["valid"]
+    for (name, one), other in zip(fresh.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_early_stopping_keeps_the_best_weights():
+    x = rows(60)
+    model = rbm()
+    result = trained(model, x, epochs=60, learning_rate=0.3, validation=rows(400)[300:], patience=3)
+    assert result.outcome.startswith("stopped early")
+    assert exact(model, rows(400)[300:]) == pytest.approx(max(result.history["valid"]), abs=2e-5)
+
+
+@pytest.mark.parametrize("mode", ["graph", "inductor"])
+def test_a_compiled_mode_falls_back_and_says_why(mode):
+    with pytest.warns(UserWarning, match="falls back to 'eager': particles move"):
+        result = trained(rbm(), compile=mode, epochs=1)
+    assert result.settings["compile"] == "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trained(rbm(), compile="auto", epochs=1).settings["compile"] == "eager"
+
+
+def test_the_elbo_on_a_small_machine_is_the_same_training_number():
+    x = rows(30)
+    found = trained(rbm("exact"), x, objective=ELBO(), epochs=1, batch_size=30)
+    model = rbm("exact")
+    # one step per epoch: the bound is that of the weights before it
+    assert found.history["train"][0] == pytest.approx(exact(model, x), abs=1e-4)
+
+
+def test_a_penalty_joins_the_loss_and_not_the_history():
+    x = rows(60)
+
+    def cost(machine, v, a):
+        return 100 * machine.W.square().sum()
+
+    plain, held = rbm(), rbm()
+    trained(plain, x, epochs=20)
+    result = trained(held, x, epochs=20, objective=MaximumLikelihood(penalty=cost))
+    assert held.W.abs().max() < 0.1 < plain.W.abs().max()
+    assert result.history["train"][-1] == pytest.approx(exact(held, x), abs=2e-5)
+
+
+def test_weights_that_are_no_numbers_stop_the_fit():
+    model = rbm()
+    with pytest.raises(NonFiniteError):
+        trained(model, learning_rate=1e30, epochs=30, optimizer=lambda p: torch.optim.SGD(p, lr=1e38))
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ModelError, match="MaximumLikelihood and PPCA"):
+        fit(PPCA(5, 2), rows(), objective=MaximumLikelihood(), epochs=1, progress=False)
+
+
+def test_the_offset_follows_the_hidden_means_once_an_epoch():
+    model, x = rbm(), rows(64)
+    with torch.no_grad():
+        model.c.fill_(-3.0)
+    trained(model, x, epochs=30, learning_rate=1e-6)
+    with torch.no_grad():
+        mean = model.hidden_given(x).mean.mean(0)
+    start = 0.5
+    # 120 steps of 0.99 leave 0.3 of the way
+    left = 0.99**120
+    torch.testing.assert_close(model.lam, mean + (start - mean) * left, atol=0.02, rtol=0)
+    assert math.isfinite(exact(model, x))
