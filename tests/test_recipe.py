@@ -4,9 +4,10 @@ import tomllib
 from typing import get_args
 
 import pytest
+import torch
 
 from pyrogen.cli import toml
-from pyrogen.cli.build import build_model, check_data, load_data, objective, schedule
+from pyrogen.cli.build import build_model, check_data, load_data, objective, optimizer, schedule
 from pyrogen.cli.recipe import EvaluateTable, FitTable, ObjectiveTable, Recipe
 from pyrogen.data import load
 from pyrogen.errors import DataError, PyrogenError, RecipeError, SupportError
@@ -41,7 +42,7 @@ def test_what_depends_on_other_keys_is_filled_in():
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({}, ["no name in [model] of r.toml", "ppca, vae"]),
+        ({}, ["no name in [model] of r.toml", "ppca"]),
         ({"model": {"name": "vae"}}, ["no name in [data] of r.toml", "digits"]),
         (changed(model="vae"), ["model = 'vae'", "a table [model]"]),
         (changed(fit=3), ["fit = 3", "a table [fit]"]),
@@ -145,6 +146,16 @@ def test_how_it_is_computed_is_a_key_and_written_only_where_it_was_asked_for():
     assert plain == Recipe.of(changed(fit={"compile": "eager", "precision": "float32"}), "r")
     assert plain.tables()["fit"] | {"compile": "auto", "precision": "tf32"} == asked.tables()["fit"]
     assert not {"compile", "precision"} & plain.tables()["fit"].keys()
+
+
+def test_a_recipe_may_ask_for_stochastic_gradient_descent():
+    plain, asked = (Recipe.of(changed(fit=table), "r") for table in ({}, {"optimizer": "sgd", "learning_rate": 0.5}))
+    assert optimizer(plain) is None and "optimizer" not in plain.tables()["fit"]
+    assert asked.tables()["fit"]["optimizer"] == "sgd"
+    weight = torch.ones(2, requires_grad=True)
+    weight.grad = torch.tensor([1.0, -2.0])
+    optimizer(asked)([weight]).step()
+    assert weight.tolist() == [0.5, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from pyrogen.data import Dataset, load
 from pyrogen.errors import DataError, PyrogenError, RecipeError, SettingsError, SupportError
 from pyrogen.inference import ELBO, IWAE, Cosine, Objective, Warmup
 from pyrogen.inference.schedules import Schedule
+from pyrogen.inference.training import Optimizer
 from pyrogen.models import MODELS, Model
 
 
@@ -87,6 +89,13 @@ def objective(recipe: Recipe) -> Objective:
     if table.name == "elbo":
         return ELBO(free_bits=table.free_bits, **settings)
     return IWAE(**settings)
+
+
+def optimizer(recipe: Recipe) -> Optimizer | None:
+    """Another optimiser than Adam, which is `fit`'s own."""
+    if recipe.fit.optimizer == "adam":
+        return None
+    return functools.partial(torch.optim.SGD, lr=recipe.fit.learning_rate)
 
 
 def schedule(recipe: Recipe, rows: int) -> Schedule | None:

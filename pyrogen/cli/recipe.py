@@ -58,6 +58,7 @@ class FitTable:
     epochs: int = _setting(100, least=1, most=_MANY)
     batch_size: int = _setting(100, least=1, most=_MANY)
     learning_rate: float = _setting(1e-3, above=0.0)
+    optimizer: str = _setting("adam", choices=("adam", "sgd"), silent=True)
     schedule: str = _setting("constant", choices=("constant", "cosine"))
     hold: float = _setting(0.0, least=0.0, below=1.0)  # part of the steps before the cosine sets in
     clip: float | None = _setting(None, above=0.0)  # largest norm of the gradient

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyrogen import __version__
 from pyrogen.cli import toml
-from pyrogen.cli.build import build_model, check_data, load_data, objective, schedule
+from pyrogen.cli.build import build_model, check_data, load_data, objective, optimizer, schedule
 from pyrogen.cli.folder import FILES, Folder, read_result
 from pyrogen.cli.pictures import pictures, png
 from pyrogen.cli.recipe import Recipe
@@ -162,6 +162,7 @@ def _fit(
         batch_size=table.batch_size,
         learning_rate=table.learning_rate,
         schedule=schedule(recipe, len(data["train"])),
+        optimizer=optimizer(recipe),
         clip=table.clip,
         average=table.average,
         validation=data.splits.get("valid"),
