@@ -122,7 +122,7 @@ class Bernoulli(Units):
         return a.sigmoid()
 
     def sample(self, a: Tensor, generator: Generator | None = None) -> Tensor:
-        return torch.bernoulli(a.sigmoid(), generator=generator)
+        return _coins(a.sigmoid(), generator)
 
     def bias_of(self, mean: Tensor, rows: int) -> Tensor:
         return ((rows * mean + 0.5) / (rows + 1)).logit()
@@ -160,7 +160,7 @@ class Spin(Units):
         return a.tanh()
 
     def sample(self, a: Tensor, generator: Generator | None = None) -> Tensor:
-        return 2 * torch.bernoulli((2 * a).sigmoid(), generator=generator) - 1
+        return _coins((2 * a).sigmoid(), generator).mul_(2).sub_(1)
 
     def bias_of(self, mean: Tensor, rows: int) -> Tensor:
         return torch.atanh(rows * mean / (rows + 1))
@@ -370,6 +370,15 @@ def stacked(layers: Sequence[Units]) -> Units:
     if all(type(layer) is Bernoulli for layer in layers):
         return Bernoulli(sum(layer.n for layer in layers))
     return Stack(layers)
+
+
+def _coins(p: Tensor, generator: Generator | None) -> Tensor:
+    """1 with probability p, else 0, entry by entry.
+
+    torch.bernoulli draws three to nine times slower on a CPU, and draws are half of a Gibbs sweep. Uniforms here are
+    multiples of 2^-24 in float32, so the probability is p rounded up to one.
+    """
+    return torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator).lt_(p)
 
 
 def _digits(numbers: Tensor, n: int, radix: int) -> Tensor:
