@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from pyrogen.errors import NonFiniteError
+from pyrogen.errors import NonFiniteError, SettingsError
 from pyrogen.inference.adam import FusedAdam
 from pyrogen.inference.blame import check_finite
 from pyrogen.inference.compiling import Lowered
@@ -60,6 +60,12 @@ class Training:
         self._start()
         parameters = list(self.named.values())
         self.optimizer = optimizer(parameters) if optimizer else FusedAdam(parameters, learning_rate)
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise SettingsError(
+                got=f"an optimizer that gives {self.optimizer!r}",
+                need="a torch optimiser for the parameters",
+                fix="optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1)",
+            )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
         self.guard = Guard(self.optimizer, data.device)
         self.averaged = [p.detach().clone() for p in parameters] if average else []
