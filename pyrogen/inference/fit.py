@@ -21,6 +21,7 @@ from pyrogen.inference.compiling import Compile, choose
 from pyrogen.inference.keeper import Keeper, code_of, identity_of
 from pyrogen.inference.objectives import ELBO, Objective
 from pyrogen.inference.parallel import Ranks
+from pyrogen.inference.placing import place
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.progress import Progress
 from pyrogen.inference.run_folder import RunFolder
@@ -77,8 +78,9 @@ def fit(
 
     Args:
         model: a Pair, or any Pyro model called with the rows; then `guide` is its guide.
-        data: the rows, (N, D); they stay on the device. On a CPU they may be mapped from a file that is larger than the
-            memory, `torch.from_file(...)` or `torch.from_numpy(numpy.memmap(...))`: only a batch is read at a time.
+        data: the rows, (N, D). They stay on the device; if they take more than half of what is free on a GPU, they stay
+            where they are, and each batch is moved. They may be mapped from a file that is larger than the memory,
+            `torch.from_file(...)` or `torch.from_numpy(numpy.memmap(...))`: only a batch is read at a time.
         objective: the bound, ELBO() unless given.
         epochs: passes over the data; the last batch of a pass may be smaller.
         learning_rate: of Adam, times `schedule(step)` when there is one.
@@ -150,10 +152,12 @@ def fit(
         stack.enter_context(products_in(precision))
         torch.manual_seed(seed)
         programs.to(target)
+        rows, scored = place(data, validation, target)
+        settings["rows"] = "on the device" if rows.resident else "on the host"
         training = Training(
             programs,
-            data.to(target),
-            None if validation is None else validation.to(target),
+            rows,
+            scored,
             objective,
             batch_size=batch_size,
             learning_rate=learning_rate,

@@ -36,13 +36,13 @@ def check_numbers(
     patience: int | None,
     seed: int,
 ) -> None:
-    counts: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
+    counts = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
     for name, value in counts.items():
-        if not (value is None and name == "patience") and not (_is_whole(value) and value >= 1):
+        if not (value is None and name == "patience") and not _is_count(value):
             raise SettingsError(got=f"{name} = {value!r}", need="a positive whole number", fix=f"{name}=10")
-    sizes: dict[str, Any] = {"learning_rate": learning_rate, "clip": clip}
+    sizes = {"learning_rate": learning_rate, "clip": clip}
     for name, value in sizes.items():
-        if not (value is None and name == "clip") and not (_is_number(value) and 0 < value < math.inf):
+        if not (value is None and name == "clip") and not _is_positive(value):
             raise SettingsError(got=f"{name} = {value!r}", need="a positive number", fix=f"{name}=0.001")
     if average is not None and not (_is_number(average) and 0 < average < 1):
         raise SettingsError(got=f"average = {average!r}", need="a decay between 0 and 1", fix="average=0.999")
@@ -90,3 +90,11 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and value >= 1
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < math.inf

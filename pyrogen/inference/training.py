@@ -15,6 +15,7 @@ from pyrogen.inference.compiling import Lowered
 from pyrogen.inference.guard import Guard
 from pyrogen.inference.objectives import Objective
 from pyrogen.inference.parallel import Ranks
+from pyrogen.inference.placing import Rows
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.state import State, put, take
@@ -32,7 +33,7 @@ class Training:
     the same in all. Validation rows are scored by every process, in the same noise, and the first one's score counts.
 
     Args:
-        programs: what is trained; on the device of `data`.
+        programs: what is trained; on the device that `data` gives batches on.
         data: the rows.
         validation: rows to score after each epoch.
         average: decay of the exponential average of the weights.
@@ -41,8 +42,8 @@ class Training:
     def __init__(
         self,
         programs: Programs,
-        data: Tensor,
-        validation: Tensor | None,
+        data: Tensor | Rows,
+        validation: Tensor | Rows | None,
         objective: Objective,
         *,
         batch_size: int,
@@ -55,7 +56,9 @@ class Training:
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
-        self.programs, self.data, self.validation, self.objective = programs, data, validation, objective
+        self.programs, self.objective = programs, objective
+        self.data = data if isinstance(data, Rows) else Rows(data, data.device)
+        self.validation = Rows(validation, validation.device) if isinstance(validation, Tensor) else validation
         self.batch_size, self.clip, self.average, self.seed = batch_size, clip, average, seed
         self._start()
         parameters = list(self.named.values())
@@ -113,7 +116,7 @@ class Training:
         if self.position == 0:
             self.permutation = torch.randperm(self.size, generator=self.order)
             self.total.zero_()
-        rows = self.permutation.to(self.data.device)
+        rows = self.permutation.to(self.data.home)
         while self.position < self.size:
             yield self.data[self.ranks.share(rows[self.position : self.position + self.batch_size])]
 
@@ -123,7 +126,7 @@ class Training:
         start = (step - 1 - (self.step - done)) * self.batch_size
         if not 0 <= start < self.position:
             return None
-        rows = self.permutation[start : start + self.batch_size].to(self.data.device)
+        rows = self.permutation[start : start + self.batch_size].to(self.data.home)
         return self.data[self.ranks.share(rows)]
 
     def update(self, x: Tensor) -> None:
@@ -175,7 +178,7 @@ class Training:
         if self.validation is not None:
             self._validate(self.validation)
 
-    def _validate(self, x: Tensor) -> None:
+    def _validate(self, x: Rows) -> None:
         self._swap()
         score = self.ranks.told(self._score(x))
         if not math.isfinite(score):
@@ -191,7 +194,7 @@ class Training:
         self._swap()
 
     @torch.no_grad()
-    def _score(self, x: Tensor) -> float:
+    def _score(self, x: Rows) -> float:
         """The mean bound of rows, in the same noise at every call."""
         total = torch.zeros((), device=x.device, dtype=torch.float64)
         with self.programs.evaluating(), torch.random.fork_rng():
