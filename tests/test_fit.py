@@ -172,6 +172,25 @@ def test_a_non_finite_start_is_refused_before_the_first_step():
         {"average": 1.0},
         {"patience": 3},
         {"precision": "float16"},
+        {"precision": ["float32"]},
+        {"seed": "0"},
+        {"seed": 1.0},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"seed": True},
+        {"schedule": 0.5},
+        {"schedule": "cosine"},
+        {"schedule": Warmup},
+        {"schedule": lambda: 1.0},
+        {"schedule": lambda step: math.nan},
+        {"optimizer": "adam"},
+        {"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)},
+        {"optimizer": lambda parameters: None},
+        {"learning_rate": None},
+        {"learning_rate": "0.1"},
+        {"learning_rate": True},
+        {"epochs": None},
+        {"objective": ELBO},
         {"guide": None, "model": lambda x: None},
     ],
 )
@@ -179,6 +198,25 @@ def test_impossible_settings_are_refused(bad):
     settings = {"model": small("vae"), "data": X, "progress": False} | bad
     with pytest.raises(SettingsError, match=r"need .*; try "):
         fit(**settings)
+
+
+@pytest.mark.parametrize("objective", [ELBO, IWAE])
+@pytest.mark.parametrize(
+    "bad",
+    [{"particles": value} for value in ("5", 2.5, 0, -1, True, None)]
+    + [{"beta": value} for value in ("1", None, math.nan, Warmup, lambda: 1.0, torch.ones(2))]
+    + [{"gradient": "best"}],
+    ids=str,
+)
+def test_impossible_objectives_are_refused_when_they_are_made(objective, bad):
+    with pytest.raises(SettingsError, match=r"need .*; try "):
+        objective(**bad)
+
+
+@pytest.mark.parametrize("free_bits", ["1", -0.1, math.nan, math.inf, None])
+def test_free_bits_are_nats(free_bits):
+    with pytest.raises(SettingsError, match=r"free_bits = .*; need nats"):
+        ELBO(free_bits=free_bits)
 
 
 def test_bad_data_and_devices_are_refused_before_any_work():

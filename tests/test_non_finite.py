@@ -155,7 +155,7 @@ def test_a_later_epoch_counts_on(tmp_path):
     class Poison:
         def on_epoch(self, epoch, numbers):
             if epoch == 2:
-                training.data[BAD] = 7.0
+                training.data.rows[BAD] = 7.0
 
         def on_start(self, started):
             nonlocal training

@@ -6,12 +6,11 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-from pyrogen.errors import SettingsError
 from pyrogen.inference.lowering import NotLoweredError, Step, lower
 
 if TYPE_CHECKING:
@@ -120,11 +119,6 @@ _BACKENDS: dict[str, Callable[[fx.GraphModule, Step, Tensor], Run]] = {
     "inductor": _by_inductor,
     "cudagraph": _by_capture,
 }
-
-
-def check_compile(mode: str) -> None:
-    if mode not in get_args(Compile):
-        raise SettingsError(got=f"compile = {mode!r}", need=f"one of {get_args(Compile)}", fix='compile="graph"')
 
 
 class Choice(NamedTuple):

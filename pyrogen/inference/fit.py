@@ -9,23 +9,25 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
-from pyrogen.errors import NonFiniteError, SettingsError, ShapeError
+from pyrogen.errors import NonFiniteError, SettingsError
 from pyrogen.inference.callbacks import Callbacks
-from pyrogen.inference.compiling import Compile, check_compile, choose
+from pyrogen.inference.compiling import Compile, choose
 from pyrogen.inference.keeper import Keeper, code_of, identity_of
 from pyrogen.inference.likelihood import MaximumLikelihood
 from pyrogen.inference.objectives import ELBO, Objective
 from pyrogen.inference.parallel import Ranks
+from pyrogen.inference.placing import place
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.progress import Progress
 from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.schedules import Schedule
+from pyrogen.inference.settings import check_folder, check_like, check_numbers, check_shares, check_ways
 from pyrogen.inference.training import Optimizer, Training
 from pyrogen.models.contracts import Energy
 from pyrogen.ops import denormals_flushed, resolve_device
@@ -78,8 +80,9 @@ def fit(
 
     Args:
         model: a Pair, or any Pyro model called with the rows; then `guide` is its guide.
-        data: the rows, (N, D); they stay on the device. On a CPU they may be mapped from a file that is larger than the
-            memory, `torch.from_file(...)` or `torch.from_numpy(numpy.memmap(...))`: only a batch is read at a time.
+        data: the rows, (N, D). They stay on the device; if they take more than half of what is free on a GPU, they stay
+            where they are, and each batch is moved. They may be mapped from a file that is larger than the memory,
+            `torch.from_file(...)` or `torch.from_numpy(numpy.memmap(...))`: only a batch is read at a time.
         objective: the bound, ELBO() unless given; for an Energy model MaximumLikelihood().
         epochs: passes over the data; the last batch of a pass may be smaller.
         learning_rate: of Adam, times `schedule(step)` when there is one.
@@ -126,22 +129,22 @@ def fit(
         objective = MaximumLikelihood() if guide is None and isinstance(model, Energy) else ELBO()
     if not isinstance(objective, Objective):
         raise SettingsError(got=f"objective = {objective!r}", need="an Objective", fix="objective=ELBO()")
-    _check_settings(epochs, batch_size, learning_rate, clip, average, patience, validation)
-    _check_folder(folder, resume, checkpoint_seconds)
-    check_compile(compile)
-    if precision not in get_args(Precision):
-        raise SettingsError(got=f"precision = {precision!r}", need=f"one of {get_args(Precision)}", fix='"float32"')
+    check_numbers(epochs, batch_size, learning_rate, clip, average, patience, seed)
+    check_ways(schedule, optimizer, compile, precision)
+    check_folder(folder, resume, checkpoint_seconds)
+    if patience is not None and validation is None:
+        raise SettingsError(got="patience without validation rows", need="both", fix="validation=x_valid")
     programs = Programs.of(model, guide)
     programs.precision = precision
     programs.check(data)
     if validation is not None:
         programs.check(validation)
-        _check_like(validation, data)
+        check_like(validation, data)
     target, ranks, told = resolve_device(device), Ranks.here(), Callbacks(callbacks)
     settings |= {"objective": repr(objective), "device": str(target), "processes": ranks.world}
     fixed = {name: settings[name] for name in _FIXED}
     if ranks.world > 1:
-        _check_shares(ranks, len(data), batch_size)
+        check_shares(ranks, len(data), batch_size)
         ranks.agree(identity_of(programs, data, validation, fixed) | {"epochs": epochs, "patience": patience})
     with ExitStack() as stack:
         run = folder if isinstance(folder, RunFolder) else None
@@ -152,10 +155,12 @@ def fit(
         stack.enter_context(products_in(precision))
         torch.manual_seed(seed)
         programs.to(target)
+        rows, scored = place(data, validation, target)
+        settings["rows"] = "on the device" if rows.resident else "on the host"
         training = Training(
             programs,
-            data.to(target),
-            None if validation is None else validation.to(target),
+            rows,
+            scored,
             objective,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -226,57 +231,6 @@ def _epochs(
 
 def _exhausted(training: Training, patience: int | None) -> bool:
     return patience is not None and training.epoch - training.best_epoch >= patience
-
-
-def _check_folder(folder: Any, resume: bool, checkpoint_seconds: float) -> None:
-    if not isinstance(folder, str | Path | RunFolder | None):
-        raise SettingsError(got=f"folder = {folder!r}", need="a path", fix='folder="runs/first"')
-    if resume and folder is None:
-        raise SettingsError(got="resume without a folder", need="both", fix='folder="runs/first"')
-    if isinstance(folder, RunFolder) and not folder.held:
-        raise SettingsError(got="a RunFolder that is not open", need="one inside `with`", fix="its path")
-    if not isinstance(checkpoint_seconds, int | float) or not checkpoint_seconds >= 0:
-        raise SettingsError(got=f"checkpoint_seconds = {checkpoint_seconds!r}", need="a time", fix="60.0")
-
-
-def _check_settings(
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    clip: float | None,
-    average: float | None,
-    patience: int | None,
-    validation: Tensor | None,
-) -> None:
-    for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise SettingsError(got=f"{name} = {value!r}", need="a positive whole number", fix=f"{name}=10")
-    for name, value in {"learning_rate": learning_rate, "clip": clip}.items():
-        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise SettingsError(got=f"{name} = {value!r}", need="a positive number", fix=f"{name}=0.001")
-    if average is not None and not (isinstance(average, int | float) and 0 < average < 1):
-        raise SettingsError(got=f"average = {average!r}", need="a decay between 0 and 1", fix="average=0.999")
-    if patience is not None and validation is None:
-        raise SettingsError(got="patience without validation rows", need="both", fix="validation=x_valid")
-
-
-def _check_like(validation: Tensor, data: Tensor) -> None:
-    if validation.shape[1:] != data.shape[1:] or validation.dtype != data.dtype:
-        raise ShapeError(
-            got=f"validation rows of {validation.dtype} and shape {tuple(validation.shape)}",
-            need=f"{data.dtype} and {('N', *data.shape[1:])}, as the data",
-            fix="a split of the same data set",
-        )
-
-
-def _check_shares(ranks: Ranks, rows: int, batch_size: int) -> None:
-    least = min(rows, batch_size)
-    if least < ranks.world:
-        raise SettingsError(
-            got=f"batches of {least} rows for {ranks.world} processes",
-            need="a row for each",
-            fix=f"batch_size={100 * ranks.world}, or fewer processes",
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrogen.errors import ModelError, SettingsError
-from pyrogen.inference.schedules import Schedule, at
+from pyrogen.inference.schedules import Schedule, at, check_schedule
 from pyrogen.inference.terms import Latent, Terms, run
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ class ELBO(Objective):
 
     def __post_init__(self) -> None:
         _check_particles(self.particles)
+        _check_beta(self.beta)
+        if not _is_number(self.free_bits) or not 0 <= self.free_bits < math.inf:
+            raise SettingsError(got=f"free_bits = {self.free_bits!r}", need="nats, 0 or more", fix="free_bits=0.1")
         _check_choice("ELBO", self.gradient, ("auto", "stl"))
 
     @property
@@ -161,6 +164,7 @@ class IWAE(Objective):
 
     def __post_init__(self) -> None:
         _check_particles(self.particles)
+        _check_beta(self.beta)
         _check_choice("IWAE", self.gradient, ("auto", "dreg"))
 
     @property
@@ -267,9 +271,20 @@ def _refuse_score(terms: Terms, objective: str) -> None:
             )
 
 
-def _check_particles(particles: int) -> None:
-    if particles < 1:
-        raise SettingsError(got=f"particles = {particles}", need="at least 1", fix="particles=1")
+def _check_particles(particles: Any) -> None:
+    if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
+        raise SettingsError(got=f"particles = {particles!r}", need="a positive whole number", fix="particles=5")
+
+
+def _check_beta(beta: Any) -> None:
+    if callable(beta):
+        check_schedule("beta", beta)
+    elif not _is_number(beta) or not math.isfinite(beta):
+        raise SettingsError(got=f"beta = {beta!r}", need="a number or a schedule", fix="beta=Warmup(1000)")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_choice(objective: str, gradient: str, known: tuple[str, ...]) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pyrogen.errors import SettingsError
 
 Schedule = Callable[[int], float]
 
@@ -12,6 +17,25 @@ Schedule = Callable[[int], float]
 def at(value: float | Schedule, step: int) -> float:
     """The value of a number or of a schedule at a step."""
     return value(step) if callable(value) else value
+
+
+def check_schedule(name: str, schedule: Any) -> None:
+    """Refuse what gives no number for a step.
+
+    Raises:
+        SettingsError: it cannot be called with 0, or gives no number then, or NaN or infinity.
+    """
+    why = ""
+    try:
+        value = schedule(0)
+        # a tensor's number is not taken out: it may be traced, or on a GPU
+        right = value.numel() == 1 if isinstance(value, Tensor) else math.isfinite(float(value))
+    except Exception as error:
+        right, why = False, f" ({type(error).__name__}: {error})"
+    if not right:
+        raise SettingsError(
+            got=f"{name} = {schedule!r}{why}", need="a function from the step to a number", fix=f"{name}=Warmup(1000)"
+        )
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def take(training: Training) -> State:
     tensors |= {f"best/{name}": value for name, value in zip(training.named, training.best, strict=False)}
     tensors |= {"permutation": training.permutation, "total": training.total, "rng/order": training.order.get_state()}
     noise = {"cpu": torch.get_rng_state()}
-    if training.data.is_cuda:
+    if training.data.device.type == "cuda":
         noise["cuda"] = torch.cuda.get_rng_state(training.data.device)
     for rank, states in enumerate(training.ranks.gather(noise)):
         tensors |= {f"{_noise_of(rank)}/{device}": state for device, state in states.items()}
@@ -103,7 +103,7 @@ def put(training: Training, state: State) -> None:
     training.order.set_state(tensors["rng/order"])
     own = _noise_of(training.ranks.rank)
     torch.set_rng_state(tensors[f"{own}/cpu"])  # last: whatever is above may have drawn
-    if training.data.is_cuda and f"{own}/cuda" in tensors:
+    if training.data.device.type == "cuda" and f"{own}/cuda" in tensors:
         torch.cuda.set_rng_state(tensors[f"{own}/cuda"], training.data.device)
 
 

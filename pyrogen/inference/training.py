@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from pyrogen.errors import NonFiniteError
+from pyrogen.errors import NonFiniteError, SettingsError
 from pyrogen.inference.adam import FusedAdam
 from pyrogen.inference.blame import check_finite
 from pyrogen.inference.compiling import Lowered
 from pyrogen.inference.guard import Guard
 from pyrogen.inference.objectives import Objective
 from pyrogen.inference.parallel import Ranks
+from pyrogen.inference.placing import Rows
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.state import State, put, take
@@ -35,7 +36,7 @@ class Training:
     the same in all. Validation rows are scored by every process, in the same noise, and the first one's score counts.
 
     Args:
-        programs: what is trained; on the device of `data`.
+        programs: what is trained; on the device that `data` gives batches on.
         data: the rows.
         validation: rows to score after each epoch.
         average: decay of the exponential average of the weights.
@@ -44,8 +45,8 @@ class Training:
     def __init__(
         self,
         programs: Programs,
-        data: Tensor,
-        validation: Tensor | None,
+        data: Tensor | Rows,
+        validation: Tensor | Rows | None,
         objective: Objective,
         *,
         batch_size: int,
@@ -58,11 +59,19 @@ class Training:
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
-        self.programs, self.data, self.validation, self.objective = programs, data, validation, objective
+        self.programs, self.objective = programs, objective
+        self.data = data if isinstance(data, Rows) else Rows(data, data.device)
+        self.validation = Rows(validation, validation.device) if isinstance(validation, Tensor) else validation
         self.batch_size, self.clip, self.average, self.seed = batch_size, clip, average, seed
         self._start()
         parameters = list(self.named.values())
         self.optimizer = optimizer(parameters) if optimizer else FusedAdam(parameters, learning_rate)
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise SettingsError(
+                got=f"an optimizer that gives {self.optimizer!r}",
+                need="a torch optimiser for the parameters",
+                fix="optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1)",
+            )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
         self.guard = Guard(self.optimizer, data.device)
         self.averaged = [p.detach().clone() for p in parameters] if average else []
@@ -110,7 +119,7 @@ class Training:
         if self.position == 0:
             self.permutation = torch.randperm(self.size, generator=self.order)
             self.total.zero_()
-        rows = self.permutation.to(self.data.device)
+        rows = self.permutation.to(self.data.home)
         while self.position < self.size:
             yield self.data[self.ranks.share(rows[self.position : self.position + self.batch_size])]
 
@@ -120,7 +129,7 @@ class Training:
         start = (step - 1 - (self.step - done)) * self.batch_size
         if not 0 <= start < self.position:
             return None
-        rows = self.permutation[start : start + self.batch_size].to(self.data.device)
+        rows = self.permutation[start : start + self.batch_size].to(self.data.home)
         return self.data[self.ranks.share(rows)]
 
     def update(self, x: Tensor) -> None:
@@ -176,11 +185,11 @@ class Training:
 
     def _train_score(self, bound: float) -> float:
         """What the history says of the training rows: the mean bound of the pass, unless the objective knows better."""
-        some = self.data[evenly(self.size, SCORED).to(self.data.device)]
+        some = self.data[evenly(self.size, SCORED).to(self.data.home)]
         score = self.objective.score(self.programs, some, self.seed)
         return bound if score is None else self.ranks.told(float(score))
 
-    def _validate(self, x: Tensor) -> None:
+    def _validate(self, x: Rows) -> None:
         self._swap()
         score = self.ranks.told(self._score(x))
         if not math.isfinite(score):
@@ -196,12 +205,12 @@ class Training:
         self._swap()
 
     @torch.no_grad()
-    def _score(self, x: Tensor) -> float:
+    def _score(self, x: Rows) -> float:
         """The mean bound of rows, in the same noise at every call."""
         total = torch.zeros((), device=x.device, dtype=torch.float64)
         with self.programs.evaluating(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            score = self.objective.score(self.programs, x, self.seed)
+            score = self.objective.score(self.programs, x[:], self.seed)
             if score is not None:
                 return float(score)
             for batch in x.split(max(self.batch_size, 500)):

@@ -1,0 +1,70 @@
+"""Rows that are too many for the device stay on the host, and train as others do."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from pyrogen.inference import fit, placing
+from pyrogen.inference.placing import Rows, fits, place
+from tests.zoo import small
+
+X = (torch.rand(20, 4, generator=torch.Generator().manual_seed(3)) > 0.5).float()
+META = torch.device("meta")  # a device that holds no numbers: what is moved there has shapes alone
+
+
+def test_rows_may_take_half_of_what_is_free():
+    assert fits(50, 100) and not fits(51, 100) and not fits(1, 0) and fits(0, 0)
+
+
+@pytest.mark.parametrize(("free", "resident"), [(2 * (20 + 5) * 16, True), (2 * (20 + 5) * 16 - 1, False)])
+def test_rows_and_validation_rows_are_counted_together(free, resident, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    monkeypatch.setattr(Rows, "__init__", lambda self, t, device, resident: setattr(self, "resident", resident))
+    for found in place(X, X[:5], torch.device("cuda", 0)):
+        assert found is not None and found.resident == resident
+
+
+def test_on_a_cpu_rows_stay_where_they_are():
+    found, none = place(X, None, torch.device("cpu"))
+    assert found.rows is X and found.resident and none is None
+
+
+def test_only_a_batch_is_moved():
+    host = Rows(X, META, resident=False)
+    assert host.rows is X and host.home == X.device and (len(host), host.shape) == (20, X.shape)
+    for batch in (host[:8], host[torch.arange(8)], next(host.split(8))):
+        assert batch.device == META and batch.shape == (8, 4)
+    assert Rows(X, META).rows.device == META
+    assert [len(batch) for batch in host.split(8)] == [8, 8, 4]
+
+
+@pytest.mark.parametrize("compile", ["eager", "graph"])
+def test_rows_on_the_host_train_as_rows_on_the_device(compile, monkeypatch):
+    runs = []
+    for resident in (True, False):
+
+        def there(data, validation, device, resident=resident):
+            return Rows(data, device, resident), Rows(validation, device, resident)
+
+        monkeypatch.setattr(sys.modules["pyrogen.inference.fit"], "place", there)
+        vae = small("vae")
+        result = fit(vae, X, epochs=2, batch_size=8, validation=X[:5], compile=compile, progress=False)
+        assert result.settings["rows"] == ("on the device" if resident else "on the host")
+        runs.append((vae.state_dict(), result.history["train"], result.history["valid"]))
+    assert runs[0][1:] == runs[1][1:]
+    assert all(torch.equal(value, runs[1][0][name]) for name, value in runs[0][0].items())
+
+
+def test_rows_too_many_for_a_gpu_train_as_those_on_it(monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    runs = []
+    for room in (placing.ROOM, 0.0):
+        monkeypatch.setattr(placing, "ROOM", room)
+        vae = small("vae")
+        result = fit(vae, X, epochs=2, batch_size=8, validation=X[:5], device="cuda", progress=False)
+        runs.append((result.history["train"], result.history["valid"], result.settings["rows"]))
+    assert runs[0][:2] == runs[1][:2] and [run[2] for run in runs] == ["on the device", "on the host"]
