@@ -11,6 +11,9 @@ GOOD = {
     "binary": torch.tensor([[0.0, 1.0, 1.0]]),
     "unit": torch.tensor([[0.0, 0.3, 1.0]]),
     "grey256": torch.arange(256.0).reshape(-1, 2)[:, [0, 1, 1]] / 255,
+    "spin": torch.tensor([[-1.0, 1.0, 1.0]]),
+    "nonnegative": torch.tensor([[0.0, 0.3, 1e9]]),
+    "one-hot-3": torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
     "real": torch.tensor([[-3.0, 0.3, 1e9]]),
 }
 
@@ -46,6 +49,40 @@ def test_the_tolerance_of_grey_values_is_far_below_a_grey_step():
     for support_breaking in (k[1:-1] + 1e-4, k[1:-1] - 1e-4):
         with pytest.raises(SupportError, match="254 such of 254"):
             check_rows(support_breaking, width=1, support="grey256")
+
+
+@pytest.mark.parametrize(("support", "value"), [("spin", 0.0), ("spin", -2.0), ("nonnegative", -1e-6)])
+def test_one_value_outside_spins_or_nonnegative_numbers_is_found_and_placed(support, value):
+    x = torch.ones(5, 3)
+    x[4, 1] = value
+    with pytest.raises(SupportError, match=r"row 4, column 1 of x \(1 such of 15 entries\); need .* in x; try "):
+        check_rows(x, width=3, support=support)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ([0.0, 0.0, 0.0], "0 at row 2, column 3 of x .*one entry of 1 in each group of 3"),
+        ([1.0, 1.0, 0.0], "1 at row 2, column 3 of x .*one entry of 1 in each group of 3"),
+        ([0.5, 0.5, 0.0], "0.5 at row 2, column 3 of x .*every entry 0 or 1"),
+        ([0.0, 2.0, 0.0], "2 at row 2, column 4 of x .*every entry 0 or 1"),
+    ],
+)
+def test_a_group_that_is_not_one_hot_is_found_and_placed(group, said):
+    x = torch.eye(3).repeat(2, 2)
+    x[2, 3:] = torch.tensor(group)
+    with pytest.raises(SupportError, match=f"{said}.*one_hot.*codes 0..2"):
+        check_rows(x, width=6, support="one-hot-3")
+
+
+def test_columns_that_are_no_whole_groups_are_refused():
+    with pytest.raises(ShapeError, match="7 columns; need whole groups of 3"):
+        check_rows(torch.zeros(2, 7), width=7, support="one-hot-3")
+
+
+def test_bits_offered_as_spins_are_told_the_way():
+    with pytest.raises(SupportError, match=r"try 2 \* x - 1"):
+        check_rows(torch.tensor([[0.0, 1.0]]), width=2, support="spin")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +141,7 @@ def test_the_levels_of_a_support_are_in_its_name(support, levels):
     assert levels_of(support) == levels
 
 
-@pytest.mark.parametrize("support", ["grey", "grey1", "grey0", "grey-2", "Binary", ""])
+@pytest.mark.parametrize("support", ["grey", "grey1", "grey0", "grey-2", "one-hot-1", "one-hot", "Binary", ""])
 def test_an_unknown_support_is_a_setting_error(support):
     with pytest.raises(SettingsError, match="grey256"):
         check_rows(torch.ones(2, 3), width=3, support=support)

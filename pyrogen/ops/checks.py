@@ -9,15 +9,24 @@ from torch import Tensor
 
 from pyrogen.errors import DeviceError, DtypeError, SettingsError, ShapeError, SupportError
 
-_NEED = {"binary": "every entry 0 or 1", "unit": "every entry in [0, 1]", "real": "finite entries"}
+_NEED = {
+    "binary": "every entry 0 or 1",
+    "spin": "every entry -1 or 1",
+    "unit": "every entry in [0, 1]",
+    "nonnegative": "every entry 0 or more",
+    "real": "finite entries",
+}
 
 
 def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
     """Raises unless x is rows that a model over `width` variables can score.
 
         binary    x_d in {0, 1}
+        spin      x_d in {-1, 1}
         unit      x_d in [0, 1]
         grey256   x_d in {0, 1/255, ..., 1}, up to the rounding of float32; any number of levels above 1
+        one-hot-3 side by side, groups of three entries of which one is 1 and the others are 0; or of more than three
+        nonnegative  x_d >= 0
         real      x_d finite
 
     Shape: x is (N, width) with N >= 1, float32 or float64.
@@ -31,9 +40,9 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
         SupportError: if an entry is NaN, infinite or outside the support; says how many, and where the first one is.
         SettingsError: if the support is none of these.
     """
-    levels = levels_of(support)
-    if support not in _NEED and levels is None:
-        raise SettingsError(got=f"support {support!r}", need=f"one of {(*_NEED, 'grey256')}", fix="'real'")
+    levels, group = levels_of(support), group_of(support)
+    if support not in _NEED and levels is None and group is None:
+        raise SettingsError(got=f"support {support!r}", need=f"one of {(*_NEED, 'grey256', 'one-hot-3')}", fix="'real'")
     _check_dtype(x, name)
     _check_shape(x, width, name)
     _refuse(
@@ -43,7 +52,9 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
         fix="x[x.isfinite().all(-1)], or filling the gaps",
         name=name,
     )
-    if support != "real":
+    if group is not None:
+        _check_one_hot(x, group, name)
+    elif support != "real":
         need = _NEED[support] if levels is None else f"every entry k/{levels - 1} with k in 0..{levels - 1}"
         outside = _outside(x, support, levels)
         _refuse(outside, x, need=f"{need} in {name}", fix=_rescaling(x, support, levels, name), name=name)
@@ -52,6 +63,12 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
 def levels_of(support: str) -> int | None:
     """256 for "grey256": how many values a grey entry can have; None for other supports."""
     found = re.fullmatch(r"grey(\d+)", support)
+    return int(found[1]) if found and int(found[1]) > 1 else None
+
+
+def group_of(support: str) -> int | None:
+    """3 for "one-hot-3": how many entries a one-hot group has; None for other supports."""
+    found = re.fullmatch(r"one-hot-(\d+)", support)
     return int(found[1]) if found and int(found[1]) > 1 else None
 
 
@@ -116,6 +133,10 @@ def _check_shape(x: Tensor, width: int, name: str) -> None:
 def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
     if support == "binary":
         return (x != 0) & (x != 1)
+    if support == "spin":
+        return x.abs() != 1
+    if support == "nonnegative":
+        return x < 0
     outside = (x < 0) | (x > 1)
     if levels is not None:
         k = x * (levels - 1)
@@ -126,6 +147,10 @@ def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
 
 def _rescaling(x: Tensor, support: str, levels: int | None, name: str) -> str:
     low, high = x.min(), x.max()
+    if support == "spin":
+        return f"2 * {name} - 1" if bool(((x == 0) | (x == 1)).all()) else f"{name}.sign(), or a model of real values"
+    if support == "nonnegative":
+        return f"{name}.clamp(min=0), or a model of real values"
     if low >= 0 and 1 < high <= 255:
         return f"dividing {name} by the largest possible value, such as {(levels or 256) - 1}"
     if low < 0 or high > 1:
@@ -135,6 +160,20 @@ def _rescaling(x: Tensor, support: str, levels: int | None, name: str) -> str:
     if levels is None:
         return f"{name}.clamp(0, 1)"
     return f"({name} * {levels - 1}).round() / {levels - 1}"
+
+
+def _check_one_hot(x: Tensor, group: int, name: str) -> None:
+    if x.shape[1] % group:
+        raise ShapeError(
+            got=f"{name} of {x.shape[1]} columns", need=f"whole groups of {group}", fix="one group for each variable"
+        )
+    codes = f"torch.nn.functional.one_hot({name}.long(), {group}).flatten(1).float() of codes 0..{group - 1}"
+    _refuse((x != 0) & (x != 1), x, need=f"every entry 0 or 1 in {name}", fix=codes, name=name)
+    several = x.unflatten(1, (-1, group)).sum(-1) != 1
+    bad = torch.zeros_like(x, dtype=torch.bool)
+    bad[:, ::group] = several
+    need = f"one entry of 1 in each group of {group} columns of {name}, the group that starts there too"
+    _refuse(bad, x, need=need, fix=codes, name=name)
 
 
 def _refuse(bad: Tensor, x: Tensor, *, need: str, fix: str, name: str) -> None:

@@ -8,8 +8,20 @@ from pyrogen.distributions.boltzmann.annealing import (
     base_log_z,
     raised,
 )
+from pyrogen.distributions.boltzmann.distribution import Layer, RBMDistribution
 from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition
 from pyrogen.distributions.boltzmann.machine import Machine
+from pyrogen.distributions.boltzmann.particles import (
+    Contrastive,
+    Exact,
+    FastPersistent,
+    Moving,
+    Negative,
+    Particles,
+    Persistent,
+    Tempered,
+    moments,
+)
 from pyrogen.distributions.boltzmann.schedules import check_ladder, linear, three_piece
 from pyrogen.distributions.boltzmann.sequential import adaptive, sequential
 from pyrogen.distributions.boltzmann.starts import exact_draws, long_draws, tempered_draws
@@ -27,11 +39,21 @@ from pyrogen.distributions.boltzmann.units import (
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Contrastive",
+    "Exact",
+    "FastPersistent",
     "Gaussian",
+    "Layer",
     "Machine",
+    "Moving",
+    "Negative",
+    "Particles",
+    "Persistent",
+    "RBMDistribution",
     "ReLU",
     "Spin",
     "Stack",
+    "Tempered",
     "Units",
     "adaptive",
     "annealed",
@@ -45,6 +67,7 @@ __all__ = [
     "linear",
     "log_partition",
     "long_draws",
+    "moments",
     "raised",
     "sequential",
     "stacked",

@@ -35,8 +35,7 @@ def exact_draws(
     )
     levels = log_f.softmax(0).cumsum(0)
     u = torch.rand(n, dtype=torch.float64, device=levels.device, generator=generator) * levels[-1]
-    numbers, back = torch.searchsorted(levels, u).clamp(max=count - 1).unique(return_inverse=True)
-    states = torch.cat([small.visible.states(k, k + 1, machine.W) for k in numbers.tolist()])[back]
+    states = small.visible.states_at(torch.searchsorted(levels, u).clamp(max=count - 1), machine.W)
     return states if left else machine.down(states, generator)
 
 

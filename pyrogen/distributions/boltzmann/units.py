@@ -22,7 +22,7 @@ from pyrogen.distributions.boltzmann.truncated import (
     half_normal_mean,
     half_normal_sample,
 )
-from pyrogen.errors import SettingsError
+from pyrogen.errors import DtypeError, SettingsError, ShapeError, SupportError
 
 
 class Units(nn.Module, ABC):
@@ -89,6 +89,10 @@ class Units(nn.Module, ABC):
         Raises:
             SettingsError: the units are continuous.
         """
+        return self.states_at(torch.arange(start, stop, device=like.device), like)
+
+    def states_at(self, numbers: Tensor, like: Tensor) -> Tensor:
+        """The joint states of these numbers, (m,) to (m, width)."""
         raise SettingsError(
             got=f"the states of {type(self).__name__} units", need="units that can be counted", fix="Bernoulli units"
         )
@@ -123,14 +127,27 @@ class Bernoulli(Units):
     def bias_of(self, mean: Tensor, rows: int) -> Tensor:
         return ((rows * mean + 0.5) / (rows + 1)).logit()
 
-    def states(self, start: int, stop: int, like: Tensor) -> Tensor:
-        return _digits(start, stop, self.n, 2, like.device).to(like.dtype)
+    def states_at(self, numbers: Tensor, like: Tensor) -> Tensor:
+        return _digits(numbers, self.n, 2).to(like.dtype)
+
+
+class _Spins(constraints.Constraint):
+    """-1 or 1."""
+
+    is_discrete = True
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.abs() == 1
 
 
 class Spin(Units):
     """x in {-1, 1}: cumulant log 2 cosh(a), mean tanh(a)."""
 
     support = "spin"
+
+    @property
+    def constraint(self) -> constraints.Constraint:
+        return _Spins()
 
     @property
     def count(self) -> float:
@@ -148,8 +165,8 @@ class Spin(Units):
     def bias_of(self, mean: Tensor, rows: int) -> Tensor:
         return torch.atanh(rows * mean / (rows + 1))
 
-    def states(self, start: int, stop: int, like: Tensor) -> Tensor:
-        return 2 * _digits(start, stop, self.n, 2, like.device).to(like.dtype) - 1
+    def states_at(self, numbers: Tensor, like: Tensor) -> Tensor:
+        return 2 * _digits(numbers, self.n, 2).to(like.dtype) - 1
 
 
 class Categorical(Units):
@@ -160,7 +177,7 @@ class Categorical(Units):
 
     def __init__(self, n: int, states: int) -> None:
         super().__init__(n)
-        if not isinstance(states, int) or states < 2:
+        if not isinstance(states, int) or isinstance(states, bool) or states < 2:
             raise SettingsError(got=f"states = {states!r}", need="at least 2", fix="states=3")
         self.n_states, self.support = states, f"one-hot-{states}"
 
@@ -191,9 +208,36 @@ class Categorical(Units):
         rates = self._apart((rows * mean + 0.5) / (rows + 0.5 * self.n_states)).log()
         return (rates - rates.mean(-1, keepdim=True)).flatten(-2)
 
-    def states(self, start: int, stop: int, like: Tensor) -> Tensor:
-        digits = _digits(start, stop, self.n, self.n_states, like.device)
-        return one_hot(digits, self.n_states).to(like.dtype).flatten(-2)
+    def states_at(self, numbers: Tensor, like: Tensor) -> Tensor:
+        return one_hot(_digits(numbers, self.n, self.n_states), self.n_states).to(like.dtype).flatten(-2)
+
+    def encode(self, codes: Tensor) -> Tensor:
+        """Whole numbers 0 to states - 1, (..., n), written one-hot, (..., width), in torch's default dtype.
+
+        Raises:
+            DtypeError: the codes are not whole numbers.
+            ShapeError: there are not n of them in the last dimension.
+            SupportError: a code is out of range.
+        """
+        if codes.is_floating_point() or codes.is_complex():
+            raise DtypeError(got=f"codes of {codes.dtype}", need="whole numbers", fix="codes.long()")
+        if codes.dim() == 0 or codes.shape[-1] != self.n:
+            raise ShapeError(
+                got=f"codes of shape {tuple(codes.shape)}", need=f"(..., {self.n})", fix="a layer of as many"
+            )
+        bad = (codes < 0) | (codes >= self.n_states)
+        if bool(bad.any()):
+            row, column = divmod(int(bad.flatten().byte().argmax()), self.n)
+            raise SupportError(
+                got=f"code {int(codes[bad][0])} at row {row}, column {column} ({int(bad.sum())} such)",
+                need=f"codes in 0..{self.n_states - 1}",
+                fix=f"Categorical({self.n}, {int(codes.max()) + 1}), or codes that start at 0",
+            )
+        return one_hot(codes.long(), self.n_states).to(torch.get_default_dtype()).flatten(-2)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The codes of one-hot rows, (..., width) to (..., n)."""
+        return self._apart(x).argmax(-1)
 
     def _apart(self, a: Tensor) -> Tensor:
         return a.unflatten(-1, (self.n, self.n_states))
@@ -300,12 +344,11 @@ class Stack(Units):
     def bias_of(self, mean: Tensor, rows: int) -> Tensor:
         return torch.cat([layer.bias_of(part, rows) for layer, part in self._split(mean)], -1)
 
-    def states(self, start: int, stop: int, like: Tensor) -> Tensor:
-        numbers, parts = torch.arange(start, stop), []
+    def states_at(self, numbers: Tensor, like: Tensor) -> Tensor:
+        parts = []
         for layer in reversed(self._each):
-            every = layer.states(0, int(layer.count), like)
-            parts.append(every[(numbers % len(every)).to(like.device)])
-            numbers = numbers // len(every)
+            parts.append(layer.states_at(numbers % int(layer.count), like))
+            numbers = numbers // int(layer.count)
         return torch.cat(parts[::-1], -1)
 
     @property
@@ -329,14 +372,15 @@ def stacked(layers: Sequence[Units]) -> Units:
     return Stack(layers)
 
 
+def _digits(numbers: Tensor, n: int, radix: int) -> Tensor:
+    """Numbers in a positional system, the first digit the highest, (m,) to (m, n)."""
+    powers = torch.tensor([radix**k for k in reversed(range(n))], device=numbers.device)
+    return numbers[:, None] // powers % radix
+
+
 def _power(radix: int, n: int) -> float:
-    return float(radix) ** n if n * math.log(radix) < 709 else math.inf
-
-
-def _digits(start: int, stop: int, n: int, radix: int, device: torch.device) -> Tensor:
-    """The numbers start to stop - 1 in a positional system, the first digit the highest, (stop - start, n)."""
-    powers = torch.tensor([radix**k for k in reversed(range(n))], device=device)
-    return torch.arange(start, stop, device=device)[:, None] // powers % radix
+    """radix^n, or inf where a float has no room for it."""
+    return float(radix) ** n if n * math.log2(radix) < 1023 else math.inf
 
 
 def _total(terms: list[Tensor]) -> Tensor:
