@@ -2,5 +2,18 @@
 
 from pyrogen.evaluate.latent import LatentReport, SiteReport, latent_report
 from pyrogen.evaluate.log_likelihood import LogLikelihood, log_likelihood
+from pyrogen.evaluate.partition import Bracket, LogZ, bracket, log_z
+from pyrogen.evaluate.pseudo import pseudo_log_likelihood
 
-__all__ = ["LatentReport", "LogLikelihood", "SiteReport", "latent_report", "log_likelihood"]
+__all__ = [
+    "Bracket",
+    "LatentReport",
+    "LogLikelihood",
+    "LogZ",
+    "SiteReport",
+    "bracket",
+    "latent_report",
+    "log_likelihood",
+    "log_z",
+    "pseudo_log_likelihood",
+]

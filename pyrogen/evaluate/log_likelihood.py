@@ -1,76 +1,22 @@
-"""Held-out log-likelihood: exact where there is a formula, else a lower bound, and which of the two it is."""
+"""Held-out log-likelihood: exact where there is a formula, else a bound or an estimate, and which of them it is."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, get_args
 
 import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrogen.distributions.boltzmann import Machine
 from pyrogen.errors import ModelError, SettingsError
+from pyrogen.evaluate.result import LogLikelihood, Method, Undirected, stderr_of
+from pyrogen.evaluate.undirected import undirected_log_likelihood, usual_method
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.terms import run
 from pyrogen.inference.vectorizing import check_particles
-from pyrogen.models.contracts import Explicit
-
-Method = Literal["exact", "iwae", "elbo"]
-Kind = Literal["exact", "lower bound"]
-
-
-@dataclass(frozen=True)
-class LogLikelihood:
-    """log p(x) of rows, in nats.
-
-    stderr is the standard error of `mean` as an estimate for the population the rows are from;
-    mc_stderr that of `mean` under new Monte-Carlo noise on the same rows. It is itself estimated from the
-    particles, and too small where few of them carry the weight: look at `ess`.
-    """
-
-    rows: Tensor = field(repr=False)  # (N,)
-    mean: float
-    stderr: float
-    mc_stderr: float
-    kind: Kind
-    method: Method
-    n: int
-    particles: int
-    seed: int
-    ess: Tensor | None = field(default=None, repr=False)  # (N,), effective number of the particles
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % for the mean over the population, both errors combined (for a lower bound: of the bound)."""
-        half = 1.96 * math.hypot(self.stderr, self.mc_stderr)
-        return (self.mean - half, self.mean + half)
-
-    def summary(self) -> dict[str, Any]:
-        """What a result file records."""
-        low, high = self.interval
-        out: dict[str, Any] = {
-            "kind": self.kind,
-            "method": self.method,
-            "mean": self.mean,
-            "stderr": self.stderr,
-            "mc_stderr": self.mc_stderr,
-            "interval": [low, high],
-            "n": self.n,
-            "particles": self.particles,
-            "seed": self.seed,
-            "unit": "nats per row",
-        }
-        if self.ess is not None:
-            out |= {"ess_median": float(self.ess.median()), "ess_min": float(self.ess.min())}
-        return out
-
-    def __str__(self) -> str:
-        sign = "=" if self.kind == "exact" else ">="
-        return (
-            f"log p(x) {sign} {self.mean:.2f} +- {self.stderr:.2f} nats per row "
-            f"({self.kind}, {self.method}, {self.n} rows, Monte-Carlo error {self.mc_stderr:.3f})"
-        )
+from pyrogen.models.contracts import Energy, Explicit, Model
 
 
 @torch.no_grad()
@@ -79,32 +25,60 @@ def log_likelihood(
     x: Tensor,
     *,
     guide: Any | None = None,
-    method: Method = "iwae",
+    method: Method | None = None,
     particles: int = 500,
     seed: int = 0,
     chunk: int = 10_000,
+    **annealing: Any,
 ) -> LogLikelihood:
     """log p(x) per row under a trained model.
 
-        exact   log p(x_n), of an Explicit model
+        exact   log p(x_n), of an Explicit model, or of an Energy one of which a layer can be listed
         iwae    log 1/K sum_k p(x_n, z_k) / q(z_k | x_n),  z_k ~ q: a lower bound in expectation, tight as K grows
         elbo    1/K sum_k log p(x_n, z_k) / q(z_k | x_n): the looser bound that training maximises
 
+    Of an Energy model, log p(x_n) = -F(x_n) - log Z, with log Z by
+
+        ais      annealing: an upper bound of log p(x) in expectation, which can be far too high with a small error
+        reverse  annealing down from draws of the model: a lower bound if they are exact
+        bracket  both; the mean is that of AIS, and the interval reaches from the one end to the other
+        raise    log p_ann(x_n), p_ann the law of where annealing ends: a lower bound of it in expectation
+
     Args:
-        model: a Pair, or a Pyro model whose latents are all local to the rows, with its `guide`.
+        model: a Pair, or a Pyro model whose latents are all local to the rows, with its `guide`; or an Energy model.
         x: rows, (N, D).
+        method: by default iwae; of an Energy model exact where a layer can be listed, else bracket.
         particles: K.
-        seed: of the particles; the global random state is left as it was.
+        seed: of the particles and chains; the global random state is left as it was.
         chunk: rows times particles in memory at a time.
+        annealing: settings of `log_z`: data (the rows x unless given), base, steps, schedule, chains, sweeps, starts.
 
     Raises:
-        SettingsError: an unknown method, particles below 1, or "exact" for a model that is not Explicit.
+        SettingsError: an unknown method, particles below 1, or a method that this model has not.
         ModelError: the model has global latents, so that rows have no likelihood of their own.
     """
-    if method not in ("exact", "iwae", "elbo"):
-        raise SettingsError(got=f"method {method!r}", need="'exact', 'iwae' or 'elbo'", fix="method='iwae'")
+    undirected = isinstance(model, Energy | Machine)
+    if method is None:
+        method = usual_method(model) if undirected else "iwae"
+    if method not in get_args(Method):
+        known = "'exact', 'iwae', 'elbo', 'ais', 'reverse', 'bracket' or 'raise'"
+        raise SettingsError(got=f"method {method!r}", need=known, fix="method='iwae'")
     if particles < 1 or chunk < 1:
         raise SettingsError(got=f"particles={particles}, chunk={chunk}", need="both at least 1", fix="particles=500")
+    if undirected and method in get_args(Undirected):
+        if isinstance(model, Model):
+            model.check(x)
+        return undirected_log_likelihood(model, x, method, seed, chunk, annealing)  # type: ignore[arg-type]
+    if method not in ("exact", "iwae", "elbo"):
+        raise SettingsError(
+            got=f"method {method!r} for {type(model).__name__}",
+            need="an undirected model, with a machine()",
+            fix="method='iwae'",
+        )
+    if annealing:
+        raise SettingsError(
+            got=f"{sorted(annealing)} for method {method!r}", need="no settings of annealing", fix="method='bracket'"
+        )
     if method == "exact":
         return _exact(model, x, chunk)
     programs = Programs.of(model, guide)
@@ -123,7 +97,7 @@ def log_likelihood(
     return LogLikelihood(
         rows=rows,
         mean=float(rows.mean()),
-        stderr=_stderr(rows),
+        stderr=stderr_of(rows),
         mc_stderr=float(errors.pow(2).sum().sqrt()) / n,
         kind="lower bound",
         method=method,
@@ -142,7 +116,7 @@ def _exact(model: Any, x: Tensor, chunk: int) -> LogLikelihood:
     model.check(x)
     x = x.to(_device([model], x))
     rows = torch.cat([model.log_prob(batch) for batch in x.split(chunk)]).double().cpu()
-    return LogLikelihood(rows, float(rows.mean()), _stderr(rows), 0.0, "exact", "exact", rows.shape[0], 0, 0)
+    return LogLikelihood(rows, float(rows.mean()), stderr_of(rows), 0.0, "exact", "exact", rows.shape[0], 0, 0)
 
 
 def _log_w(programs: Programs, x: Tensor, particles: int, nesting: int, chunk: int) -> Tensor:
@@ -183,10 +157,6 @@ def _per_row(log_w: Tensor, method: Method) -> tuple[Tensor, Tensor, Tensor]:
     # delta method: the relative standard error of the mean weight, var(w) / mean(w)^2 / K
     relative = (k * w).var(0) / k if k > 1 else torch.full_like(ess, math.nan)
     return log_w.logsumexp(0) - math.log(k), relative.sqrt(), ess
-
-
-def _stderr(rows: Tensor) -> float:
-    return float(rows.std() / math.sqrt(len(rows))) if len(rows) > 1 else math.nan
 
 
 def _device(modules: list[nn.Module], x: Tensor) -> torch.device:
