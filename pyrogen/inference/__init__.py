@@ -1,8 +1,10 @@
-"""Inference: bounds, their gradients, the loop that trains with them; kernels."""
+"""Inference: bounds, their gradients, the loop that trains with them; kernels, and the loop that draws with them."""
 
 from pyrogen.inference.callbacks import Callback, TensorBoard
+from pyrogen.inference.conditional import Given, sample_given
 from pyrogen.inference.fit import Fit, fit
 from pyrogen.inference.kernels import BlockGibbs, Kernel, ParallelTempering
+from pyrogen.inference.mcmc import MCMC
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
 from pyrogen.inference.parallel import processes
 from pyrogen.inference.schedules import Cosine, Warmup
@@ -10,10 +12,12 @@ from pyrogen.inference.schedules import Cosine, Warmup
 __all__ = [
     "ELBO",
     "IWAE",
+    "MCMC",
     "BlockGibbs",
     "Callback",
     "Cosine",
     "Fit",
+    "Given",
     "Kernel",
     "Objective",
     "ParallelTempering",
@@ -21,4 +25,5 @@ __all__ = [
     "Warmup",
     "fit",
     "processes",
+    "sample_given",
 ]
