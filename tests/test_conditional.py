@@ -80,7 +80,7 @@ X, MASK = torch.ones(2, 4), torch.tensor([True, True, False, False])
     ("call", "error", "words"),
     [
         (lambda m: sample_given(m, X[None], MASK), ShapeError, "flatten"),
-        (lambda m: sample_given(m, X, MASK.expand(3, 4)), ShapeError, r"mask of shape \(3, 4\)"),
+        (lambda m: sample_given(m, X, MASK.expand(3, 4)), ShapeError, r"observed of shape \(3, 4\)"),
         (lambda m: sample_given(m, X[:, :3], MASK[:3]), ShapeError, r"\(4,\)"),
         (lambda m: sample_given(m, X / 2, MASK), SupportError, "0.5"),
         (lambda m: sample_given(m, X, MASK, draws=0), SettingsError, "draws=0"),

@@ -83,6 +83,8 @@ def test_without_a_seed_pyro_s_seed_repeats_a_run():
         (Categorical(2, 3), torch.bool),
         (Spin(3), torch.int8),
         (Stack([Bernoulli(2), Spin(1)]), torch.int8),
+        (Stack([Bernoulli(2), Categorical(1, 3)]), torch.bool),
+        (Stack([Bernoulli(2), Gaussian(1)]), torch.float64),
         (Gaussian(3), torch.float64),
     ],
 )

@@ -1,7 +1,7 @@
 """Inference: bounds, their gradients, the loop that trains with them; kernels, and the loop that draws with them."""
 
 from pyrogen.inference.callbacks import Callback, TensorBoard
-from pyrogen.inference.conditional import Given, sample_given
+from pyrogen.inference.conditional import Filled, sample_given
 from pyrogen.inference.fit import Fit, fit
 from pyrogen.inference.kernels import BlockGibbs, Kernel, ParallelTempering
 from pyrogen.inference.mcmc import MCMC
@@ -16,8 +16,8 @@ __all__ = [
     "BlockGibbs",
     "Callback",
     "Cosine",
+    "Filled",
     "Fit",
-    "Given",
     "Kernel",
     "Objective",
     "ParallelTempering",

@@ -20,7 +20,7 @@ _AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
-class Given:
+class Filled:
     """Rows with their gaps filled, many times over."""
 
     draws: Tensor  # (rows, chains, draws, V), bits as bool; known entries as they were
@@ -32,8 +32,8 @@ class Given:
 
 def sample_given(
     source: Machine | HasMachine | Kernel,
-    values: Tensor,
-    mask: Tensor,
+    x: Tensor,
+    observed: Tensor,
     *,
     draws: int = 100,
     chains: int = 4,
@@ -41,15 +41,15 @@ def sample_given(
     thinning: int = 1,
     seed: int | Generator | None = None,
     progress: bool = False,
-) -> Given:
-    """Draw v from p(v | the entries of `values` where `mask` is true), for each row.
+) -> Filled:
+    """Draw v from p(v | the entries of x that are observed), for each row.
 
-        sample_given(rbm, x, known)                                   block Gibbs
-        sample_given(ParallelTempering(rbm, rungs=12), x, known)      where one chain would not cross between modes
+        sample_given(rbm, x, observed)                                   block Gibbs
+        sample_given(ParallelTempering(rbm, rungs=12), x, observed)      where one chain would not cross between modes
 
     All chains of all rows are one batch.
 
-    Shape: values is (rows, V) or (V,); what it is where the mask is false does not matter. mask is bool, alike or (V,).
+    Shape: x is (rows, V) or (V,), and what is not observed may be anything; observed is bool, alike or (V,).
 
     Args:
         source: a machine, a model that has one, or a kernel that is not clamped.
@@ -57,7 +57,7 @@ def sample_given(
         chains: of each row, each from a start of its own.
 
     Raises:
-        ShapeError, DtypeError, SupportError, DeviceError: of the values or the mask.
+        ShapeError, DtypeError, SupportError, DeviceError: of x or observed.
         SettingsError: a number out of range, or a kernel that is clamped already.
     """
     kernel = source if isinstance(source, Kernel) else BlockGibbs(source)
@@ -67,17 +67,17 @@ def sample_given(
         raise SettingsError(
             got="a kernel that is clamped already", need="one that is free", fix=f"{type(kernel).__name__}(machine)"
         )
-    values = values.unsqueeze(0) if values.dim() == 1 else values
-    if values.dim() != 2 or (mask.dim() == 2 and mask.shape != values.shape):
+    x = x.unsqueeze(0) if x.dim() == 1 else x
+    if x.dim() != 2 or (observed.dim() == 2 and observed.shape != x.shape):
         raise ShapeError(
-            got=f"values of shape {tuple(values.shape)} and a mask of shape {tuple(mask.shape)}",
+            got=f"x of shape {tuple(x.shape)} and observed of shape {tuple(observed.shape)}",
             need="(rows, V) and (rows, V), or (V,) for all rows",
-            fix="values.flatten(1) and mask.flatten(1)",
+            fix="x.flatten(1) and observed.flatten(1)",
         )
-    rows = values.shape[0]
-    if mask.dim() == 2:
-        mask = mask.repeat_interleave(chains, 0)
-    held = kernel.clamped({"v": (mask, values.repeat_interleave(chains, 0))})
+    rows = x.shape[0]
+    if observed.dim() == 2:
+        observed = observed.repeat_interleave(chains, 0)
+    held = kernel.clamped({"v": (observed, x.repeat_interleave(chains, 0))})
     mcmc = MCMC(
         held, draws, warmup_steps, num_chains=rows * chains, thinning=thinning, seed=seed, disable_progbar=not progress
     )
@@ -85,7 +85,7 @@ def sample_given(
     stored = mcmc.get_samples(group_by_chain=True, compact=True)
     energy = mcmc.stats["energy"].unflatten(0, (rows, chains)).permute(1, 2, 0)
     unknown = torch.full((rows,), math.nan, dtype=torch.float64)
-    return Given(
+    return Filled(
         draws=stored["v"].unflatten(0, (rows, chains)),
         mean=_mean(held, stored["h"]).unflatten(0, (rows, chains)).mean(1),
         r_hat=rhat(energy) if draws >= 4 else unknown,

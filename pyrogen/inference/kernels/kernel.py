@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from pyrogen.distributions.boltzmann import Machine, Units
+from pyrogen.distributions.boltzmann import Machine, Stack, Units
 from pyrogen.errors import ModelError, SettingsError, ShapeError, SupportError
 from pyrogen.inference.kernels.clamp import Clamp, check_units, read_clamp
 from pyrogen.inference.kernels.under_pyro import UnderPyro
@@ -175,7 +175,9 @@ def _checked(machine: Machine, name: str, x: Tensor, chains: int) -> Tensor:
 
 
 def _stored_as(units: Units, own: torch.dtype) -> torch.dtype:
+    if isinstance(units, Stack):
+        kinds = {_stored_as(layer, own) for layer in units.layers}  # pyright: ignore[reportArgumentType]
+        return kinds.pop() if len(kinds) == 1 else own if own in kinds else torch.int8
     if units.support == "binary" or units.support.startswith("one-hot"):
         return torch.bool
-    # -1, 0 and 1: spins, and spins stacked on bits
-    return torch.int8 if units.count < float("inf") else own
+    return torch.int8 if units.support == "spin" else own
