@@ -221,7 +221,7 @@ def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
         "device": str(next(trained.model.parameters()).device),
         "threads": torch.get_num_threads(),
         "settings": recipe.tables(),
-        "versions": _versions(),
+        "versions": versions(),
         "data_sha256": data.sha256,
         "data_shape": list(data.shape),
         "data_support": data.support,
@@ -290,7 +290,8 @@ def _parameters(model: Model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
     out = {"pyrogen": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for name, package in (("pyro", "pyro-ppl"), ("numpy", "numpy"), ("arviz", "arviz")):
         try:
