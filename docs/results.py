@@ -15,13 +15,24 @@ BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
 
 
 def table() -> str:
-    """One line per models/<name>/<data>.json and inference/<name>/<data>.json, with a link to its recipe."""
+    """One line per models/<name>/<data>.json and inference/<name>/<data>.json, with a link to its recipe.
+
+    The checks of kernels have a table of their own.
+    """
     lines = [
         "| recipe | log p(x), nats per test row | kind | rows | particles | seconds |",
         "|---|---|---|---|---|---|",
     ]
+    checks = [
+        "| recipe | largest \\|z\\| of the means (allowed) | r_hat of the energy "
+        "| effective draws per 1000 steps | seconds |",
+        "|---|---|---|---|---|",
+    ]
     for path in sorted([*ROOT.glob("models/*/*.json"), *ROOT.glob("inference/*/*.json")]):
         result = json.loads(path.read_text())
+        if "check" in result:
+            checks.append(_check(path, result))
+            continue
         number = result["log_likelihood"]
         recipe = path.with_suffix(".toml").relative_to(ROOT)
         method = number["kind"] if number["kind"] == "exact" else f"{number['kind']} ({number['method']})"
@@ -29,7 +40,15 @@ def table() -> str:
             f"| [{recipe}]({recipe}) | {number['mean']:.2f} ± {number['stderr']:.2f} "
             f"| {method} | {number['n']} | {number['particles'] or ''} | {result['seconds']:.0f} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *checks]) + "\n"
+
+
+def _check(path: Path, result: dict) -> str:
+    check, recipe = result["check"], path.with_suffix(".toml").relative_to(ROOT)
+    return (
+        f"| [{recipe}]({recipe}) | {check['largest_z']:.2f} ({check['allowed_z']:.2f}) of {check['means']} "
+        f"| {check['r_hat']:.3f} | {check['n_eff_per_1000_steps']:.0f} | {result['seconds']:.0f} |"
+    )
 
 
 def updated(readme: str) -> str:

@@ -45,6 +45,24 @@ def assert_same_mean(a: Tensor, b: Tensor) -> None:
     _assert_z((a.mean(0) - b.mean(0)).abs(), error)
 
 
+def assert_law(index: Tensor, p: Tensor) -> None:
+    """Independent draws of cell numbers, (n,), follow the probabilities p, (cells,): Pearson's chi-square.
+
+    Cells that expect fewer than 10 draws are counted as one, so that the statistic has its law.
+    """
+    expected = p.double() / p.double().sum() * len(index)
+    observed = torch.bincount(index, minlength=len(p)).double()
+    rare = expected < 10
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    observed = torch.cat([observed[~rare], observed[rare].sum()[None]])
+    assert observed[-1] <= expected[-1] + threshold() * expected[-1].sqrt() + 10, "draws that should hardly ever come"
+    free = int((~rare).sum()) - 1 + int(expected[-1] >= 10)
+    big = expected >= 10
+    statistic = ((observed - expected).square() / expected)[big].sum()
+    tail = torch.special.gammaincc(torch.tensor(free / 2, dtype=torch.float64), statistic / 2)
+    assert tail > FALSE_ALARM, f"chi-square {statistic:.1f} for {free} degrees of freedom"
+
+
 def assert_standard_deviation(samples: Tensor, expected: Tensor | float, *, relative: float = 0.0) -> None:
     """The standard deviation over the first dimension is `expected`, up to the error that the samples' kurtosis gives.
 

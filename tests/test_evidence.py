@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pyrogen.cli.recipe import Recipe
+from pyrogen.cli.kernels import KERNELS, KernelRecipe, run_check
+from pyrogen.cli.recipe import Recipe, read_toml
 from pyrogen.cli.run import run
 from pyrogen.models import MODELS
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in (ROOT / room).glob("*/*.toml"))
+EVERY = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in (ROOT / room).glob("*/*.toml"))
+CHECKS = [recipe for recipe in EVERY if "kernel" in read_toml(ROOT / recipe)]
+RECIPES = [recipe for recipe in EVERY if recipe not in CHECKS]
 FLOORS = {"models/vae/binarized-mnist.toml": -90.0}
 
 
@@ -25,7 +28,7 @@ def test_every_model_that_recipes_can_build_has_one():
     assert named == set(MODELS)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", EVERY, ids=str)
 def test_a_recipe_has_a_card_that_names_it_and_its_json(recipe):
     card = (ROOT / recipe).with_name("card.md").read_text()
     assert f"`{recipe.name}`" in card and f"`{recipe.stem}.json`" in card
@@ -38,6 +41,30 @@ def test_the_json_was_written_by_the_recipe_as_it_stands(recipe):
     number = result["log_likelihood"]
     assert {"kind", "method", "mean", "stderr", "mc_stderr", "n"} <= set(number)
     assert {"model", "data", "seed", "settings", "versions", "data_sha256", "seconds"} <= set(result)
+
+
+def test_every_kernel_is_checked():
+    assert {KernelRecipe.read(ROOT / recipe).kernel for recipe in CHECKS} == set(KERNELS)
+
+
+@pytest.mark.parametrize("recipe", CHECKS, ids=str)
+def test_the_check_of_a_kernel_was_written_by_its_recipe_and_passed(recipe):
+    result = result_of(recipe)
+    assert result["settings"] == json.loads(json.dumps(KernelRecipe.read(ROOT / recipe).tables()))
+    check = result["check"]
+    assert check["passed"] and check["largest_z"] <= check["allowed_z"] and check["r_hat"] < 1.01
+    assert check["means"] > 60 and check["n_eff"] > 10_000
+    assert check.get("report", {}).get("round_trips_per_draw", 1.0) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", CHECKS, ids=str)
+def test_the_check_of_a_kernel_repeats(recipe, tmp_path):
+    again = run_check(KernelRecipe.read(ROOT / recipe), tmp_path / "again", device="cpu")
+    measured = result_of(recipe)["check"]
+    # other processors round otherwise, which the training of the machine hardly and the chains wholly amplify
+    assert again.passed and again.energy_exact == pytest.approx(measured["energy_exact"], abs=0.2)
+    assert again.n_eff == pytest.approx(measured["n_eff"], rel=0.2)
 
 
 @pytest.mark.parametrize(("recipe", "floor"), FLOORS.items())

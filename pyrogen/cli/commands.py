@@ -143,7 +143,12 @@ def run(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Carry out a recipe: train, evaluate, and write numbers and pictures into a folder."""
+    """Carry out a recipe: train, evaluate, and write numbers and pictures into a folder; or check a [kernel]."""
+    from pyrogen.cli.recipe import read_toml
+
+    if "kernel" in read_toml(recipe):
+        _check_kernel(recipe, out, overwrite=overwrite, resume=resume, device=device, quiet=quiet)
+        return
     _run(recipe, str(recipe), out, overwrite=overwrite, resume=resume, device=device, quiet=quiet)
 
 
@@ -232,6 +237,18 @@ def _run(what: Path | dict[str, Any], source: str, out: Path | None, **settings:
         outcome = carry_out(recipe, folder, source=source, **settings)
         if ranks.rank == 0:
             print(report(outcome))
+
+
+def _check_kernel(path: Path, out: Path | None, *, resume: bool, **settings: Any) -> None:
+    from pyrogen.cli.kernels import KernelRecipe, run_check
+
+    if resume:
+        raise SettingsError(got="--resume for the check of a kernel", need="a run that trains", fix="--overwrite")
+    recipe = KernelRecipe.read(path)
+    check = run_check(recipe, out or Path("runs") / f"{recipe.kernel}-{recipe.data}", **settings)
+    print(check)
+    if not check.passed:
+        raise typer.Exit(1)
 
 
 def _assignment(text: str) -> tuple[str, str, Any]:

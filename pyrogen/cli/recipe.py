@@ -101,18 +101,7 @@ class Recipe:
             RecipeError: the file cannot be read, is not TOML, or has a key or value that cannot be; names the
                 file, the place, and the nearest thing that exists.
         """
-        try:
-            with open(path, "rb") as file:
-                tables = tomllib.load(file)
-        except OSError as error:
-            raise RecipeError(
-                got=f"{path}, which cannot be read: {error.strerror}", need="a recipe file", fix="the path of a .toml"
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RecipeError(
-                got=f"{path}, which is not TOML: {error}", need="valid TOML", fix="a look there"
-            ) from error
-        return cls.of(tables, str(path))
+        return cls.of(read_toml(path), str(path))
 
     @classmethod
     def of(cls, tables: Mapping[str, Any], source: str) -> Self:
@@ -148,6 +137,23 @@ class Recipe:
             silent = {f.name: f.default for f in dataclasses.fields(table) if f.metadata.get("silent")}
             out[name] = {k: v for k, v in values.items() if v is not None and (k not in silent or v != silent[k])}
         return out
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The nested tables in a file.
+
+    Raises:
+        RecipeError: it cannot be read, or is not TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise RecipeError(
+            got=f"{path}, which cannot be read: {error.strerror}", need="a recipe file", fix="the path of a .toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(got=f"{path}, which is not TOML: {error}", need="valid TOML", fix="a look there") from error
 
 
 def _named(table: str, tables: Mapping[str, Any], source: str) -> tuple[str, dict[str, Any]]:

@@ -228,7 +228,7 @@ def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "settings": recipe.tables(),
         **({"compiled": used} if recipe.fit.compile != "eager" else {}),
-        "versions": _versions(),
+        "versions": versions(),
         "data_sha256": data.sha256,
         "data_shape": list(data.shape),
         "data_support": data.support,
@@ -297,7 +297,8 @@ def _parameters(model: Model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
     out = {"pyrogen": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for name, package in (("pyro", "pyro-ppl"), ("numpy", "numpy"), ("arviz", "arviz")):
         try:

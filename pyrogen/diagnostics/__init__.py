@@ -3,6 +3,7 @@
 The only room that knows ArviZ and matplotlib; both are imported when a function first needs them.
 """
 
+import pyrogen.diagnostics.chains  # noqa: F401, makes the runs of kernels convertible
 from pyrogen.diagnostics.draws import Draws, draws_of
 from pyrogen.diagnostics.khat import khat, khat_threshold
 from pyrogen.diagnostics.plots import curves, image_grid, latent_map, reconstructions

@@ -36,10 +36,11 @@ class Draws:
 
     Args:
         values: (chains, draws, *batch, *event) per latent site.
-        model: the Pyro model that the draws belong to, or None with the reason in `no_model`.
+        model: the Pyro model that the draws belong to, or None, with the reason in `no_model` where one is missed.
         log_q: their log density, (chains, draws, *rows), when they are independent draws of a guide.
         rows: the plates that log_q keeps apart, because every site lies in all of them.
         stats: more per-draw numbers, (chains, draws, ...).
+        dims: names of the dimensions after chain and draw, where no model names them.
     """
 
     values: dict[str, Tensor]
@@ -48,6 +49,7 @@ class Draws:
     log_q: Tensor | None = None
     rows: tuple[str, ...] = ()
     stats: dict[str, Tensor] = field(default_factory=dict)
+    dims: dict[str, list[str]] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,7 +85,7 @@ def from_fit(fit: Any, request: Request) -> Draws:
     draws = from_guide(model, guide, replace(request, args=_beside(fit.model, request.args)))
     draws.attrs |= {
         "inference_library": "pyrogen",
-        "inference_library_version": _version("pyrogen"),
+        "inference_library_version": version_of("pyrogen"),
         "algorithm": str(fit.settings.get("objective", "SVI")),
         "settings": json.dumps(fit.settings, default=str),
     }
@@ -231,7 +233,7 @@ def _check_shapes(model: Program, guide: Program) -> None:
 def _pyro_attrs(algorithm: str) -> dict[str, Any]:
     return {
         "inference_library": "pyro",
-        "inference_library_version": _version("pyro-ppl"),
+        "inference_library_version": version_of("pyro-ppl"),
         "algorithm": algorithm,
     }
 
@@ -240,7 +242,7 @@ def _name(fn: Any) -> str:
     return getattr(fn, "__qualname__", type(fn).__name__)
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -19,8 +19,9 @@ def groups_of(draws: Draws, request: Request) -> tuple[Groups, dict[str, list[st
     """The groups, and the names of each variable's dimensions after chain and draw."""
     builder = _Builder(draws, request)
     if draws.model is None:
-        builder.leave_out(draws.no_model)
-        return builder.bare(), {}
+        if draws.no_model:
+            builder.leave_out(draws.no_model)
+        return builder.bare(), draws.dims
     with evaluating(draws.model.fn):
         return builder.build(draws.model), builder.dims
 

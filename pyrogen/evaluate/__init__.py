@@ -1,5 +1,6 @@
 """Numbers about trained models, each with its kind and its error."""
 
+from pyrogen.evaluate.kernels import KernelCheck, check_kernel, exact_moments
 from pyrogen.evaluate.latent import LatentReport, SiteReport, latent_report
 from pyrogen.evaluate.log_likelihood import LogLikelihood, log_likelihood
 from pyrogen.evaluate.partition import Bracket, LogZ, bracket, log_z
@@ -7,11 +8,14 @@ from pyrogen.evaluate.pseudo import pseudo_log_likelihood
 
 __all__ = [
     "Bracket",
+    "KernelCheck",
     "LatentReport",
     "LogLikelihood",
     "LogZ",
     "SiteReport",
     "bracket",
+    "check_kernel",
+    "exact_moments",
     "latent_report",
     "log_likelihood",
     "log_z",

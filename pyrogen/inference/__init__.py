@@ -1,8 +1,11 @@
-"""Inference: bounds, their gradients, and the loop that trains with them."""
+"""Inference: bounds, their gradients, the loop that trains with them; kernels, and the loop that draws with them."""
 
 from pyrogen.inference.callbacks import Callback, TensorBoard
+from pyrogen.inference.conditional import Filled, sample_given
 from pyrogen.inference.fit import Fit, fit
+from pyrogen.inference.kernels import BlockGibbs, Kernel, ParallelTempering
 from pyrogen.inference.likelihood import MaximumLikelihood
+from pyrogen.inference.mcmc import MCMC
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
 from pyrogen.inference.parallel import processes
 from pyrogen.inference.schedules import Cosine, Warmup
@@ -10,13 +13,19 @@ from pyrogen.inference.schedules import Cosine, Warmup
 __all__ = [
     "ELBO",
     "IWAE",
+    "MCMC",
+    "BlockGibbs",
     "Callback",
     "Cosine",
+    "Filled",
     "Fit",
+    "Kernel",
     "MaximumLikelihood",
     "Objective",
+    "ParallelTempering",
     "TensorBoard",
     "Warmup",
     "fit",
     "processes",
+    "sample_given",
 ]
