@@ -7,7 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pyrogen.distributions import LevelConditional, NormalConditional
 from pyrogen.models import (
+    FVBN,
+    MADE,
     PPCA,
     VAE,
     BernoulliPixels,
@@ -39,6 +42,12 @@ ZOO: dict[str, Callable[[], Model]] = {
         4, (1, 2, 2), "binary", **SMALL, bridge=5, prior="vamp", pseudo_inputs=3
     ),
     "ppca": lambda: PPCA(4, 2),
+    "fvbn": lambda: FVBN(4, order="random", seed=3),
+    "made": lambda: MADE(4, (5, 3), direct=True),
+    "made-levels": lambda: MADE(4, (5,), LevelConditional(3)),
+    "made-real": lambda: MADE(4, (5,), NormalConditional(2)),
+    # evaluation mode: in training the program takes one order at a time, and is a bound
+    "made-orders": lambda: MADE(4, (5, 5), order="random", n_orders=3, sees_mask=True).eval(),
 }
 
 

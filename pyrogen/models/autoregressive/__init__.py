@@ -1,0 +1,7 @@
+"""Models with tractable densities: exact log p(x), exact draws, a guide with nothing to do."""
+
+from pyrogen.models.autoregressive.base import AutoregressiveModel
+from pyrogen.models.autoregressive.fvbn import FVBN
+from pyrogen.models.autoregressive.made import MADE
+
+__all__ = ["FVBN", "MADE", "AutoregressiveModel"]
