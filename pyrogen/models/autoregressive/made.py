@@ -40,6 +40,7 @@ class MADE(AutoregressiveModel):
     """
 
     recipe = "made"
+    switches = ("direct", "sees_mask", "one_hot")
 
     def __init__(
         self,
