@@ -11,12 +11,15 @@ from pyrogen.distributions import LevelConditional, NormalConditional
 from pyrogen.models import (
     FVBN,
     MADE,
+    NADE,
     PPCA,
     VAE,
     BernoulliPixels,
     CategoricalPixels,
+    DeepNADE,
     DiscretizedLogisticPixels,
     GaussianPixels,
+    MixtureOfBernoullis,
     Model,
     StandardNormal,
     TwoLayerVAE,
@@ -48,6 +51,10 @@ ZOO: dict[str, Callable[[], Model]] = {
     "made-real": lambda: MADE(4, (5,), NormalConditional(2)),
     # evaluation mode: in training the program takes one order at a time, and is a bound
     "made-orders": lambda: MADE(4, (5, 5), order="random", n_orders=3, sees_mask=True).eval(),
+    "nade": lambda: NADE(4, 5, order="random", seed=3),
+    "nade-levels": lambda: NADE(4, 5, LevelConditional(3), activation="relu"),
+    "deep-nade": lambda: DeepNADE(4, (5, 3), n_orders=2).eval(),
+    "bernoulli-mixture": lambda: MixtureOfBernoullis(4, 3),
 }
 
 

@@ -49,7 +49,7 @@ def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         for part in torch.zeros(n, model.width, device=device).split(500):
-            if has_codes(model):
+            if isinstance(model, Pair) and has_codes(model):
                 site = _observed(poutine.uncondition(model.model), part)
                 drawn.append(site["value"])
                 means.append(site["fn"].mean)

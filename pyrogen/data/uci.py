@@ -90,7 +90,7 @@ def _download(name: str, published: Published, path: Path) -> dict[str, np.ndarr
     return arrays
 
 
-def _from_commas(text: bytes, shape: tuple[int, int], url: str) -> np.ndarray:
+def _from_commas(text: bytes, shape: tuple[int, ...], url: str) -> np.ndarray:
     """Rows of 0 and 1 in text, with commas or blanks between them."""
     digits = np.frombuffer(text.translate(None, b", \t\r\n"), dtype=np.uint8) - ord("0")
     if digits.size != np.prod(shape) or digits.max(initial=0) > 1:

@@ -11,6 +11,7 @@ from pyrogen.distributions.autoregressive import (
     sample_given,
     sites,
 )
+from pyrogen.distributions.bernoulli_mixture import BernoulliMixture
 from pyrogen.distributions.discretized import DiscretizedLogistic
 from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
@@ -18,6 +19,7 @@ from pyrogen.distributions.logistic import Logistic
 
 __all__ = [
     "Autoregressive",
+    "BernoulliMixture",
     "BinaryConditional",
     "DiscretizedLogistic",
     "LevelCategorical",

@@ -3,5 +3,7 @@
 from pyrogen.models.autoregressive.base import AutoregressiveModel
 from pyrogen.models.autoregressive.fvbn import FVBN
 from pyrogen.models.autoregressive.made import MADE
+from pyrogen.models.autoregressive.mixture import MixtureOfBernoullis
+from pyrogen.models.autoregressive.nade import NADE, DeepNADE
 
-__all__ = ["FVBN", "MADE", "AutoregressiveModel"]
+__all__ = ["FVBN", "MADE", "NADE", "AutoregressiveModel", "DeepNADE", "MixtureOfBernoullis"]
