@@ -46,21 +46,24 @@ def assert_same_mean(a: Tensor, b: Tensor) -> None:
 
 
 def assert_law(index: Tensor, p: Tensor) -> None:
-    """Independent draws of cell numbers, (n,), follow the probabilities p, (cells,): Pearson's chi-square.
+    """Independent draws of cell numbers, (n,), follow the probabilities p, (cells,), up to a factor."""
+    assert_frequencies(torch.bincount(index, minlength=len(p)), p.double() / p.double().sum())
 
-    Cells that expect fewer than 10 draws are counted as one, so that the statistic has its law.
-    """
-    expected = p.double() / p.double().sum() * len(index)
-    observed = torch.bincount(index, minlength=len(p)).double()
+
+def assert_frequencies(counts: Tensor, probabilities: Tensor) -> None:
+    """Counts of independent draws, (S,), have these probabilities: Pearson's chi-square, cells below 10 in one."""
+    counts, expected = counts.double(), counts.sum() * probabilities.double()
+    assert bool((counts[expected == 0] == 0).all()), "a state of probability zero was drawn"
     rare = expected < 10
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
     expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
-    observed = torch.cat([observed[~rare], observed[rare].sum()[None]])
-    assert observed[-1] <= expected[-1] + threshold() * expected[-1].sqrt() + 10, "draws that should hardly ever come"
-    free = int((~rare).sum()) - 1 + int(expected[-1] >= 10)
-    big = expected >= 10
-    statistic = ((observed - expected).square() / expected)[big].sum()
-    tail = torch.special.gammaincc(torch.tensor(free / 2, dtype=torch.float64), statistic / 2)
-    assert tail > FALSE_ALARM, f"chi-square {statistic:.1f} for {free} degrees of freedom"
+    assert counts[-1] <= expected[-1] + threshold() * expected[-1].sqrt() + 10, "draws that should hardly ever come"
+    there = expected > 1  # less than one draw in all rare cells together says no more than that
+    counts, expected = counts[there], expected[there]
+    assert len(counts) > 1, "one cell has no frequency to test"
+    chi2, freedom = ((counts - expected) ** 2 / expected).sum(), len(counts) - 1
+    tail = torch.special.gammaincc(torch.tensor(freedom / 2, dtype=torch.float64), chi2 / 2)
+    assert tail > FALSE_ALARM, f"chi-square {chi2:.1f} for {freedom} degrees of freedom"
 
 
 def assert_standard_deviation(samples: Tensor, expected: Tensor | float, *, relative: float = 0.0) -> None:

@@ -7,15 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pyrogen.distributions import LevelConditional, NormalConditional
 from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Exact, Gaussian, Persistent, Spin
 from pyrogen.models import (
+    FVBN,
+    MADE,
+    NADE,
     PPCA,
     RBM,
     VAE,
     BernoulliPixels,
     CategoricalPixels,
+    DeepNADE,
     DiscretizedLogisticPixels,
     GaussianPixels,
+    MixtureOfBernoullis,
     Model,
     StandardNormal,
     TwoLayerVAE,
@@ -45,6 +51,16 @@ ZOO: dict[str, Callable[[], Model]] = {
     "rbm-spin-gaussian": lambda: RBM(Spin(4), Gaussian(2), particles=Exact(), scale=0.3),
     "rbm-gaussian": lambda: RBM(Gaussian(4), Bernoulli(3), particles=Persistent(1, 20), scale=0.3),
     "rbm-one-hot": lambda: RBM(Categorical(2, 3), Spin(2), particles=Persistent(1, 20), scale=0.3),
+    "fvbn": lambda: FVBN(4, order="random", seed=3),
+    "made": lambda: MADE(4, (5, 3), direct=True),
+    "made-levels": lambda: MADE(4, (5,), LevelConditional(3)),
+    "made-real": lambda: MADE(4, (5,), NormalConditional(2)),
+    # evaluation mode: in training the program takes one order at a time, and is a bound
+    "made-orders": lambda: MADE(4, (5, 5), order="random", n_orders=3, sees_mask=True).eval(),
+    "nade": lambda: NADE(4, 5, order="random", seed=3),
+    "nade-levels": lambda: NADE(4, 5, LevelConditional(3), activation="relu"),
+    "deep-nade": lambda: DeepNADE(4, (5, 3), n_orders=2).eval(),
+    "bernoulli-mixture": lambda: MixtureOfBernoullis(4, 3),
 }
 
 

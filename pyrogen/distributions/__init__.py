@@ -3,16 +3,32 @@
 Importing this package registers two pairs with `torch.distributions.kl_divergence`, see `kl`.
 """
 
+from pyrogen.distributions.autoregressive import (
+    Autoregressive,
+    BinaryConditional,
+    LevelConditional,
+    NormalConditional,
+    sample_given,
+    sites,
+)
+from pyrogen.distributions.bernoulli_mixture import BernoulliMixture
 from pyrogen.distributions.discretized import DiscretizedLogistic
 from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
 from pyrogen.distributions.logistic import Logistic
 
 __all__ = [
+    "Autoregressive",
+    "BernoulliMixture",
+    "BinaryConditional",
     "DiscretizedLogistic",
     "LevelCategorical",
+    "LevelConditional",
     "Levels",
     "Logistic",
+    "NormalConditional",
     "closed_form_kl",
     "kl_per_dimension",
+    "sample_given",
+    "sites",
 ]

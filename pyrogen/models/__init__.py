@@ -1,6 +1,7 @@
 """The models. A family exports its own; `MODELS` are those that recipes and the command line build by name."""
 
-from pyrogen.models import energy, latent
+from pyrogen.models import autoregressive, energy, latent
+from pyrogen.models.autoregressive import *
 from pyrogen.models.contracts import Energy, Explicit, Model, Pair
 from pyrogen.models.energy import *
 from pyrogen.models.latent import *
@@ -12,4 +13,6 @@ MODELS: dict[str, type[Model]] = {
 }
 
 __all__ = ["MODELS", "Energy", "Explicit", "Model", "Pair"]
-__all__ += energy.__all__ + latent.__all__
+__all__ += autoregressive.__all__
+__all__ += energy.__all__
+__all__ += latent.__all__

@@ -1,0 +1,248 @@
+"""The masked multilayer perceptron of MADE; without hidden layers, the network of a fully visible belief net."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pyrogen.errors import SettingsError
+from pyrogen.nn.autoregressive.network import Network, Stepper, check_count
+
+ACTIVATIONS = {"relu": torch.relu, "elu": functional.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+
+
+class MaskedLinear(nn.Module):
+    """y = (W * M) h + b [+ (U * M) 1] [+ V c]: the mask comes with the call, the weights are never overwritten.
+
+    Args:
+        width_in, width_out: of h and y.
+        context: width of c, 0 for none.
+        sees_mask: whether there is a U, which tells a unit which of its inputs are masked and which are zero.
+    """
+
+    def __init__(self, width_in: int, width_out: int, context: int = 0, sees_mask: bool = False) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(max(1, width_in))
+        self.weight = nn.Parameter(torch.empty(width_out, width_in).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width_out).uniform_(-bound, bound))
+        self.mask_weight = nn.Parameter(torch.zeros(width_out, width_in)) if sees_mask else None
+        self.context_weight = nn.Parameter(torch.empty(width_out, context)) if context else None
+        if self.context_weight is not None:
+            nn.init.uniform_(self.context_weight, -1 / math.sqrt(context), 1 / math.sqrt(context))
+
+    def forward(self, h: Tensor, mask: Tensor, context: Tensor | None) -> Tensor:
+        weight, bias = self.masked(mask)
+        y = functional.linear(h, weight, bias)
+        return y if self.context_weight is None else y + functional.linear(_there(context), self.context_weight)
+
+    def masked(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """W * M, and the bias with what the mask alone adds to it."""
+        bias = self.bias if self.mask_weight is None else self.bias + (self.mask_weight * mask).sum(1)
+        return self.weight * mask, bias
+
+
+class MaskedMLP(Network):
+    """A multilayer perceptron whose masks leave output d only paths from the variables before d.
+
+        input of the variable at place k of the order, k = 1..D: degree k; hidden units: degrees m in 1..D-1
+        h_1 = a((W_1 * [m_1 >= k]) x + b_1),     h_l = a((W_l * [m_l >= m_(l-1)]) h_(l-1) + b_l)
+        output at place k = (V * [k > m_L]) h_L + c  [+ (A * [k > k']) x, the direct connections]
+
+    Degrees are even over 1..D-1, or random with at least the least degree of the layer before. There are as
+    many sets of random degrees as there are orders. A hidden layer may be narrower than the input.
+
+    Source: Germain et al. 2015 (MADE), arXiv:1502.03509.
+
+    Args:
+        hidden: widths of the hidden layers; none of them makes logistic autoregression.
+        direct: connect inputs and outputs directly too.
+        sees_mask: give each layer weights on its mask, section 4.3 of the paper.
+        degrees: "even" or "random".
+        activation: "relu", "elu", "tanh" or "sigmoid".
+        dropout: share of the hidden units that are left out at random in training mode; a row then has another
+            set of connections at each step, and `forward` is random.
+        seed: of random degrees.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        orders: Tensor,
+        hidden: Sequence[int] = (),
+        *,
+        inputs: int = 1,
+        outputs: int = 1,
+        context: int = 0,
+        direct: bool = False,
+        sees_mask: bool = False,
+        degrees: str = "even",
+        activation: str = "relu",
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(width, inputs, outputs, context, orders)
+        for size in hidden:
+            check_count("a hidden width", size, 1)
+        if activation not in ACTIVATIONS:
+            raise SettingsError(got=f"activation {activation!r}", need=f"one of {sorted(ACTIVATIONS)}", fix="'relu'")
+        if not 0 <= dropout < 1:
+            raise SettingsError(got=f"dropout = {dropout!r}", need="a share in [0, 1)", fix="dropout=0.5")
+        self.hidden, self.activation, self.dropout = tuple(hidden), ACTIVATIONS[activation], float(dropout)
+        places = torch.empty_like(self.orders)
+        places.scatter_(1, self.orders, torch.arange(1, width + 1).expand_as(places))
+        self.places: Tensor
+        self.register_buffer("places", places.int())
+        for i, table in enumerate(make_degrees(width, self.hidden, self.n_orders, degrees, seed)):
+            self.register_buffer(f"degrees{i}", table.int())
+        widths = [width * inputs, *hidden]
+        self.layers = nn.ModuleList(
+            MaskedLinear(a, b, context, sees_mask) for a, b in zip(widths, self.hidden, strict=False)
+        )
+        self.out = MaskedLinear(widths[-1], width * outputs, context, sees_mask)
+        self.direct = nn.Parameter(torch.zeros(width * outputs, width * inputs)) if direct and hidden else None
+        if not hidden:
+            nn.init.zeros_(self.out.weight)
+
+    def masks(self, which: int | Tensor = 0) -> list[Tensor]:
+        """Of the hidden layers, of the output and of the direct connections, each (out, in), for one order."""
+        place = _pick(self.places, which)
+        read, written = _each(place, self.inputs), _each(place, self.outputs)
+        degrees = [read, *(_pick(self.get_buffer(f"degrees{i}"), which) for i in range(len(self.hidden)))]
+        inside = [after[:, None] >= before for before, after in pairwise(degrees)]
+        out = written[:, None] > degrees[-1]
+        return [*inside, out, out if not self.hidden else written[:, None] > read]
+
+    def forward(self, encoded: Tensor, context: Tensor | None = None, which: int | Tensor = 0) -> Tensor:
+        *inside, out, direct = self.masks(which)
+        h = encoded
+        for layer, mask in zip(self.layers, inside, strict=True):
+            h = self.activation(layer(h, mask, context))
+            if self.dropout and self.training:
+                h = functional.dropout(h, self.dropout)
+        y = self.out(h, out, context)
+        if self.direct is not None:
+            y = y + functional.linear(encoded, self.direct * direct)
+        return y.reshape(*encoded.shape[:-1], self.width, self.outputs)
+
+    def stepper(self, n: int, context: Tensor | None = None, which: int = 0) -> Stepper:
+        return MaskedStepper(self, n, context, which)
+
+    @torch.no_grad()
+    def start_at(self, parameters: Tensor) -> None:
+        self.out.bias.copy_(parameters.flatten())
+
+
+class MaskedStepper(Stepper):
+    """Computes every hidden unit once, when the last variable that it sees is known: one pass in all.
+
+    Units are sorted by degree, so that those of one degree are a slice, and rows are columns, so that a
+    slice is contiguous.
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: MaskedMLP, n: int, context: Tensor | None, which: int) -> None:
+        order = network.orders[which]
+        self.order, self.k = order.tolist(), 0
+        self.inputs, self.outputs, self.activation = network.inputs, network.outputs, network.activation
+        *inside, out, direct = network.masks(which)
+        read, written = _columns(order, self.inputs), _columns(order, self.outputs)
+        before, width = read, network.width
+        # how many units of a layer are known when k variables are; the inputs are the first layer
+        self.cuts = [[k * self.inputs for k in range(width + 1)]]
+        self.weights, self.biases = [], []
+        for i, (layer, mask) in enumerate(zip(network.layers, inside, strict=True)):
+            degree, after = network.get_buffer(f"degrees{i}")[which].sort(stable=True)
+            self._add(cast(MaskedLinear, layer), mask, after, before, context)
+            counts = torch.searchsorted(degree, torch.arange(width + 1, device=degree.device).int(), right=True)
+            self.cuts.append(counts.tolist())
+            before = after
+        self._add(network.out, out, written, before, context)
+        self.direct = None if network.direct is None else (network.direct * direct)[written][:, read]
+        like = self.weights[0]
+        self.states = [like.new_empty(w.shape[1], n) for w in self.weights]
+        self._compute(0)
+
+    def _add(self, layer: MaskedLinear, mask: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None) -> None:
+        weight, bias = layer.masked(mask)
+        bias = bias[:, None]
+        if layer.context_weight is not None:
+            bias = bias + layer.context_weight @ _there(context).T
+        self.weights.append(weight[rows][:, columns])
+        self.biases.append(bias[rows])
+
+    def _compute(self, k: int) -> None:
+        """The hidden units that k variables settle, layer by layer."""
+        known = self.states[0]
+        seen = self.cuts[0][k]
+        for i, cut in enumerate(self.cuts[1:]):
+            start, stop = cut[k - 1] if k else 0, cut[k]
+            state = self.states[i + 1]
+            if stop > start:
+                total = torch.addmm(self.biases[i][start:stop], self.weights[i][start:stop, :seen], known[:seen])
+                state[start:stop] = self.activation(total)
+            known, seen = state, stop
+
+    @torch.no_grad()
+    def parameters(self) -> Tensor:
+        start, stop = self.k * self.outputs, (self.k + 1) * self.outputs
+        seen = self.cuts[-1][self.k]
+        y = torch.addmm(self.biases[-1][start:stop], self.weights[-1][start:stop, :seen], self.states[-1][:seen])
+        if self.direct is not None:
+            seen = self.k * self.inputs
+            y = torch.addmm(y, self.direct[start:stop, :seen], self.states[0][:seen])
+        return y.T
+
+    @torch.no_grad()
+    def push(self, encoded: Tensor) -> None:
+        start = self.k * self.inputs
+        self.states[0][start : start + self.inputs] = encoded.T
+        self.k += 1
+        if self.k < len(self.order):
+            self._compute(self.k)
+
+
+def make_degrees(width: int, hidden: Sequence[int], n: int, kind: str, seed: int) -> list[Tensor]:
+    """For each hidden layer, (n, H): how many variables, from the first of the order on, a unit may see.
+
+    Raises:
+        SettingsError: another kind than "even" or "random".
+    """
+    if kind not in ("even", "random"):
+        raise SettingsError(got=f"degrees {kind!r}", need="'even' or 'random'", fix="'even'")
+    last = max(width - 1, 0)
+    if kind == "even":
+        return [(torch.arange(size) * last // size + min(1, last)).repeat(n, 1) for size in hidden]
+    source, tables = torch.Generator().manual_seed(seed), []
+    least = torch.full((n, 1), min(1, last))
+    for size in hidden:
+        # a unit of a lower degree than all before it would see nothing
+        table = least + (torch.rand(n, size, generator=source) * (last - least + 1)).floor().long()
+        table = table.clamp(max=last)
+        tables.append(table)
+        least = table.min(1, keepdim=True).values
+    return tables
+
+
+def _pick(table: Tensor, which: int | Tensor) -> Tensor:
+    """A row of a table. Picking with a tensor in brackets would read its value, and wait for the device."""
+    return table.index_select(0, which.reshape(1))[0] if isinstance(which, Tensor) else table[which]
+
+
+def _each(degrees: Tensor, times: int) -> Tensor:
+    return degrees if times == 1 else degrees[:, None].expand(-1, times).reshape(-1)
+
+
+def _columns(order: Tensor, times: int) -> Tensor:
+    return (order[:, None] * times + torch.arange(times, device=order.device)).flatten()
+
+
+def _there(context: Tensor | None) -> Tensor:
+    if context is None:
+        raise SettingsError(got="no context", need="the context that the network was made for", fix="context=c")
+    return context

@@ -1,0 +1,156 @@
+"""What every autoregressive network promises: all conditionals in one pass, or one variable after the other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyrogen.errors import SettingsError, ShapeError
+
+
+class Stepper(ABC):
+    """Walks through the variables in one order, once: asks for parameters, is told the value, and so on.
+
+        for k in range(D):
+            parameters = stepper.parameters()     of variable order[k], (n, F)
+            stepper.push(encoded value of it)     (n, E)
+
+    It is for sampling: what it computed is kept and nothing carries a gradient, unless a class says otherwise.
+    """
+
+    order: Sequence[int]
+
+    @abstractmethod
+    def parameters(self) -> Tensor:
+        """Of the next variable given those pushed before, (n, F)."""
+
+    @abstractmethod
+    def push(self, encoded: Tensor) -> None:
+        """The value of that variable in n rows, (n, E), as the network reads it."""
+
+
+class Network(nn.Module, ABC):
+    """Maps encoded rows to the parameters of p(x_d | the variables before d), all D at once.
+
+        x_d takes E inputs and F outputs;   order[k] is the variable that comes k-th
+        output d depends on the inputs of the variables before d in the order, and on nothing else
+
+    A network may know M orders (with masks of their own, as in MADE); `which` of them is a number, or a
+    tensor () where it is drawn anew at each step of a training.
+
+    Shape: encoded rows are (N, D * E), the E inputs of a variable next to each other; context is (N, C).
+
+    Args:
+        width: D.
+        inputs: E.
+        outputs: F.
+        context: C, 0 for none.
+        orders: (M, D), each row a permutation of 0..D-1.
+    """
+
+    orders: Tensor
+
+    def __init__(self, width: int, inputs: int, outputs: int, context: int, orders: Tensor) -> None:
+        super().__init__()
+        for name, value, least in (("width", width, 1), ("inputs", inputs, 1), ("outputs", outputs, 1)):
+            check_count(name, value, least)
+        check_count("context", context, 0)
+        self.width, self.inputs, self.outputs, self.context = width, inputs, outputs, context
+        self.register_buffer("orders", check_orders(orders, width))
+
+    @property
+    def n_orders(self) -> int:
+        return self.orders.shape[0]
+
+    @abstractmethod
+    def forward(self, encoded: Tensor, context: Tensor | None = None, which: int | Tensor = 0) -> Tensor:
+        """(N, D * E) and (N, C) to (N, D, F), by variable and not by order."""
+
+    def stepper(self, n: int, context: Tensor | None = None, which: int = 0) -> Stepper:
+        """For n rows with a context of (n, C); the one that costs least."""
+        return self.naive(n, context, which)
+
+    def naive(self, n: int, context: Tensor | None = None, which: int = 0) -> Stepper:
+        """A whole pass for each variable. Slow, differentiable, and right if `forward` is."""
+        return NaiveStepper(self, n, context, which)
+
+    @abstractmethod
+    def start_at(self, parameters: Tensor) -> None:
+        """Set the biases of the outputs to (D, F), before training."""
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, inputs={self.inputs}, outputs={self.outputs}, context={self.context}"
+
+
+class NaiveStepper(Stepper):
+    """A whole pass of the network for each variable, with zeros where nothing is known yet."""
+
+    def __init__(self, network: Network, n: int, context: Tensor | None, which: int) -> None:
+        self.network, self.context, self.which = network, context, which
+        self.order = network.orders[which].tolist()
+        like = next(network.parameters())
+        self.columns = [like.new_zeros(n, network.inputs)] * network.width
+        self.k = 0
+
+    def parameters(self) -> Tensor:
+        encoded = torch.cat(self.columns, 1)
+        return self.network(encoded, self.context, self.which)[:, self.order[self.k]]
+
+    def push(self, encoded: Tensor) -> None:
+        self.columns[self.order[self.k]] = encoded
+        self.k += 1
+
+
+def check_orders(orders: Tensor, width: int) -> Tensor:
+    """The orders as (M, D) int64.
+
+    Raises:
+        ShapeError: not (D,) or (M, D).
+        SettingsError: one that is not a permutation of 0..D-1.
+    """
+    orders = torch.as_tensor(orders)
+    orders = orders[None] if orders.dim() == 1 else orders
+    if orders.dim() != 2 or orders.shape[1] != width or orders.shape[0] < 1:
+        raise ShapeError(
+            got=f"an order of shape {tuple(orders.shape)}",
+            need=f"({width},), or (M, {width}) for several",
+            fix=f"torch.randperm({width})",
+        )
+    wrong = (orders.sort(1).values != torch.arange(width, device=orders.device)).any(1)
+    if orders.is_floating_point() or bool(wrong.any()):
+        first = orders[int(wrong.byte().argmax())].tolist()
+        shown = f"{first[:10]}..." if len(first) > 10 else f"{first}"
+        raise SettingsError(
+            got=f"an order that is not a permutation: {shown}",
+            need=f"each of 0..{width - 1} once, as integers",
+            fix=f"torch.arange({width}), or torch.randperm({width})",
+        )
+    return orders.long()
+
+
+def make_orders(order: str | Tensor | Sequence[int], width: int, n: int = 1, seed: int = 0) -> Tensor:
+    """n orders, (n, D): "natural" for 0, 1, ..., "random" for permutations drawn with the seed, or a given one.
+
+    Raises:
+        SettingsError: another word, or an order that is none.
+    """
+    check_count("the number of orders", n, 1)
+    if isinstance(order, str):
+        if order == "natural":
+            return torch.arange(width).repeat(n, 1)
+        if order == "random":
+            source = torch.Generator().manual_seed(seed)
+            return torch.stack([torch.randperm(width, generator=source) for _ in range(n)])
+        raise SettingsError(got=f"order {order!r}", need="'natural', 'random', or a permutation", fix="'natural'")
+    orders = check_orders(torch.as_tensor(order), width)
+    if orders.shape[0] not in (1, n):
+        raise SettingsError(got=f"{orders.shape[0]} orders for {n}", need="one, or as many", fix="a single order")
+    return orders.repeat(n, 1) if orders.shape[0] == 1 else orders
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SettingsError(got=f"{name} = {value!r}", need=f"a whole number, {least} or more", fix=f"{max(least, 1)}")
