@@ -3,5 +3,7 @@
 from pyrogen.models.autoregressive.base import AutoregressiveModel
 from pyrogen.models.autoregressive.fvbn import FVBN
 from pyrogen.models.autoregressive.made import MADE
+from pyrogen.models.autoregressive.pixelcnn import PixelCNN
+from pyrogen.models.autoregressive.pixelrnn import PixelRNN
 
-__all__ = ["FVBN", "MADE", "AutoregressiveModel"]
+__all__ = ["FVBN", "MADE", "AutoregressiveModel", "PixelCNN", "PixelRNN"]

@@ -1,6 +1,19 @@
 """Networks whose output d sees only the variables before d: all conditionals of a joint in one pass."""
 
+from pyrogen.nn.autoregressive.gated import GatedPixels
 from pyrogen.nn.autoregressive.made import MaskedMLP
 from pyrogen.nn.autoregressive.network import NaiveStepper, Network, Stepper, check_orders, make_orders
+from pyrogen.nn.autoregressive.picture import PictureNetwork
+from pyrogen.nn.autoregressive.recurrent import RecurrentPixels
 
-__all__ = ["MaskedMLP", "NaiveStepper", "Network", "Stepper", "check_orders", "make_orders"]
+__all__ = [
+    "GatedPixels",
+    "MaskedMLP",
+    "NaiveStepper",
+    "Network",
+    "PictureNetwork",
+    "RecurrentPixels",
+    "Stepper",
+    "check_orders",
+    "make_orders",
+]
