@@ -11,12 +11,15 @@ from pyrogen.distributions import LevelConditional, LogisticMixtureConditional, 
 from pyrogen.models import (
     FVBN,
     MADE,
+    NADE,
     PPCA,
     VAE,
     BernoulliPixels,
     CategoricalPixels,
+    DeepNADE,
     DiscretizedLogisticPixels,
     GaussianPixels,
+    MixtureOfBernoullis,
     Model,
     PixelCNN,
     PixelRNN,
@@ -55,6 +58,10 @@ ZOO: dict[str, Callable[[], Model]] = {
     "pixelcnn-logistic": lambda: PixelCNN((1, 2, 2), LogisticMixtureConditional(4, 2), channels=3, layers=1),
     "pixelrnn-row": lambda: PixelRNN((1, 2, 2), kind="row", units=2, layers=1, first_kernel=3),
     "pixelrnn": lambda: PixelRNN((1, 2, 2), units=2, first_kernel=3),
+    "nade": lambda: NADE(4, 5, order="random", seed=3),
+    "nade-levels": lambda: NADE(4, 5, LevelConditional(3), activation="relu"),
+    "deep-nade": lambda: DeepNADE(4, (5, 3), n_orders=2).eval(),
+    "bernoulli-mixture": lambda: MixtureOfBernoullis(4, 3),
 }
 
 

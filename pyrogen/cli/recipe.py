@@ -159,7 +159,8 @@ def _named(table: str, tables: Mapping[str, Any], source: str) -> tuple[str, dic
         )
     for key, value in rest.items():
         for entry in value if isinstance(value, list) else [value]:
-            wrong = not isinstance(entry, int | float | str) or (isinstance(entry, bool) and table == "model")
+            switch = table == "data" or key in _switches(name)
+            wrong = not isinstance(entry, int | float | str) or (isinstance(entry, bool) and not switch)
             if wrong or (isinstance(entry, float) and not math.isfinite(entry)):
                 raise RecipeError(
                     got=f"{key} = {value!r} in [{table}] of {source}",
@@ -171,6 +172,12 @@ def _named(table: str, tables: Mapping[str, Any], source: str) -> tuple[str, dic
     if table == "data" and not isinstance(rest.get("root", ""), str):
         raise RecipeError(got=f"root = {rest['root']!r} in {source}", need="a folder", fix='root = "folder"')
     return name, rest
+
+
+def _switches(model: str) -> tuple[str, ...]:
+    from pyrogen.models import MODELS
+
+    return MODELS[model].switches
 
 
 def _names(table: str) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pyrogen.data import digits as _digits
 from pyrogen.data import mnist as _mnist
+from pyrogen.data import uci as _uci
 from pyrogen.data.dataset import Dataset
 from pyrogen.errors import DataError, SettingsError
 
@@ -18,6 +19,9 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": _digits.digits,
     "mnist": _mnist.mnist,
     "binarized-mnist": _mnist.binarized_mnist,
+    "dna": _uci.dna,
+    "nips": _uci.nips,
+    "nltcs": _uci.nltcs,
 }
 
 

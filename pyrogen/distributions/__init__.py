@@ -12,6 +12,7 @@ from pyrogen.distributions.autoregressive import (
     sample_given,
     sites,
 )
+from pyrogen.distributions.bernoulli_mixture import BernoulliMixture
 from pyrogen.distributions.discretized import DiscretizedLogistic
 from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
@@ -19,6 +20,7 @@ from pyrogen.distributions.logistic import Logistic
 
 __all__ = [
     "Autoregressive",
+    "BernoulliMixture",
     "BinaryConditional",
     "DiscretizedLogistic",
     "LevelCategorical",

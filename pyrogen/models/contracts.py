@@ -39,6 +39,9 @@ class Model(nn.Module):
     recipe: ClassVar[str] = ""
     """The name under which recipes and the command line build this model; empty if they cannot."""
 
+    switches: ClassVar[tuple[str, ...]] = ()
+    """The settings of `build` that are true or false."""
+
     def __init__(self, width: int, support: str) -> None:
         super().__init__()
         self.width, self.support = width, support

@@ -1,6 +1,7 @@
 """Tractable joints: p(x) = prod_d p(x_d | x_<d), with exact densities, exact draws and conditionals."""
 
 from pyrogen.distributions.autoregressive.ancestral import Walk, ancestral
+from pyrogen.distributions.autoregressive.anyorder import AnyOrder
 from pyrogen.distributions.autoregressive.conditionals import (
     BinaryConditional,
     Conditional,
@@ -13,6 +14,7 @@ from pyrogen.distributions.autoregressive.mixture import LogisticMixtureConditio
 from pyrogen.distributions.autoregressive.sites import sites
 
 __all__ = [
+    "AnyOrder",
     "Autoregressive",
     "BinaryConditional",
     "Conditional",

@@ -88,9 +88,17 @@ def sample_given(
 
 def check_given(fn: Autoregressive, x: Tensor, observed: Tensor) -> Tensor:
     """The mask as (N, D), once it and the observed entries are known to be right."""
-    width = fn.network.width
+    observed = check_mask(x, observed, fn.network.width)
+    values = fn.conditional.values(x)
+    filler = x.new_zeros(()) if values is None else values[0]
+    check_values(torch.where(observed, x, filler), fn)
+    return observed
+
+
+def check_mask(x: Tensor, observed: Tensor, width: int) -> Tensor:
+    """The mask as (N, D), once its shape and that of x are known to be right."""
     if x.dim() != 2 or x.shape[1] != width:
-        raise ShapeError(got=f"x of shape {tuple(x.shape)}", need=f"(N, {width})", fix="x.reshape(-1, D)")
+        raise ShapeError(got=f"x of shape {tuple(x.shape)}", need=f"(N, {width})", fix=f"x.reshape(-1, {width})")
     if observed.dtype != torch.bool:
         raise DtypeError(got=f"a mask of {observed.dtype}", need="torch.bool, True where observed", fix="mask.bool()")
     if observed.shape not in ((width,), x.shape):
@@ -99,11 +107,7 @@ def check_given(fn: Autoregressive, x: Tensor, observed: Tensor) -> Tensor:
             need=f"({width},) or {tuple(x.shape)}, True where observed",
             fix="one entry for each variable",
         )
-    observed = observed.expand_as(x)
-    values = fn.conditional.values(x)
-    filler = x.new_zeros(()) if values is None else values[0]
-    check_values(torch.where(observed, x, filler), fn)
-    return observed
+    return observed.expand_as(x)
 
 
 def _comes_first(fn: Autoregressive, observed: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -87,6 +88,10 @@ class Autoregressive(TorchDistribution):
         """The orders whose mixture this is."""
         return range(self.network.n_orders) if self.which is None else (self.which,)
 
+    @property
+    def _passes(self) -> Sequence[int | Tensor]:
+        return self.orders
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             check_values(value, self)
@@ -98,7 +103,7 @@ class Autoregressive(TorchDistribution):
         # without a context all batch entries are alike, and each value is scored once
         rows = value.reshape(-1, self.network.width)
         encoded = self.conditional.encode(rows)
-        parts = [self._log_prob(rows, encoded, context, which) for which in self.orders]
+        parts = [self._log_prob(rows, encoded, context, which) for which in self._passes]
         out = parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0) - math.log(len(parts))
         return out.reshape(value.shape[:-1]).expand(shape)
 

@@ -33,6 +33,7 @@ class FVBN(AutoregressiveModel):
     """
 
     recipe = "fvbn"
+    switches = ("one_hot",)
 
     def __init__(
         self,

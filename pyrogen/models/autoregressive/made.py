@@ -35,11 +35,14 @@ class MADE(AutoregressiveModel):
         direct: connect the inputs to the outputs, too.
         sees_mask: give each layer weights on its mask.
         activation: "relu", "elu", "tanh" or "sigmoid".
+        dropout: share of the hidden units that are left out at random in training mode, where log_prob is then
+            the noisy one that is trained.
         context: C, the width of what all is conditioned on; 0 for none.
         seed: of orders and degrees.
     """
 
     recipe = "made"
+    switches = ("direct", "sees_mask", "one_hot")
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class MADE(AutoregressiveModel):
         direct: bool = False,
         sees_mask: bool = False,
         activation: str = "relu",
+        dropout: float = 0.0,
         context: int = 0,
         seed: int = 0,
     ) -> None:
@@ -68,13 +72,25 @@ class MADE(AutoregressiveModel):
             sees_mask=sees_mask,
             degrees=degrees or ("even" if n_orders == 1 else "random"),
             activation=activation,
+            dropout=dropout,
             seed=seed,
         )
         super().__init__(network, conditional)
 
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
-        known = ("hidden", "order", "n_orders", "degrees", "direct", "sees_mask", "activation", "components", "one_hot")
+        known = (
+            "hidden",
+            "order",
+            "n_orders",
+            "degrees",
+            "direct",
+            "sees_mask",
+            "activation",
+            "dropout",
+            "components",
+            "one_hot",
+        )
         refuse_unknown(cls.recipe, settings, dict.fromkeys(known))
         family = {key: settings.pop(key) for key in ("components", "one_hot") if key in settings}
         return cls(width, conditional=conditional_for(support, **family), **settings)

@@ -65,6 +65,8 @@ class MaskedMLP(Network):
         sees_mask: give each layer weights on its mask, section 4.3 of the paper.
         degrees: "even" or "random".
         activation: "relu", "elu", "tanh" or "sigmoid".
+        dropout: share of the hidden units that are left out at random in training mode; a row then has another
+            set of connections at each step, and `forward` is random.
         seed: of random degrees.
     """
 
@@ -81,6 +83,7 @@ class MaskedMLP(Network):
         sees_mask: bool = False,
         degrees: str = "even",
         activation: str = "relu",
+        dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(width, inputs, outputs, context, orders)
@@ -88,7 +91,9 @@ class MaskedMLP(Network):
             check_count("a hidden width", size, 1)
         if activation not in ACTIVATIONS:
             raise SettingsError(got=f"activation {activation!r}", need=f"one of {sorted(ACTIVATIONS)}", fix="'relu'")
-        self.hidden, self.activation = tuple(hidden), ACTIVATIONS[activation]
+        if not 0 <= dropout < 1:
+            raise SettingsError(got=f"dropout = {dropout!r}", need="a share in [0, 1)", fix="dropout=0.5")
+        self.hidden, self.activation, self.dropout = tuple(hidden), ACTIVATIONS[activation], float(dropout)
         places = torch.empty_like(self.orders)
         places.scatter_(1, self.orders, torch.arange(1, width + 1).expand_as(places))
         self.places: Tensor
@@ -118,6 +123,8 @@ class MaskedMLP(Network):
         h = encoded
         for layer, mask in zip(self.layers, inside, strict=True):
             h = self.activation(layer(h, mask, context))
+            if self.dropout and self.training:
+                h = functional.dropout(h, self.dropout)
         y = self.out(h, out, context)
         if self.direct is not None:
             y = y + functional.linear(encoded, self.direct * direct)
