@@ -10,6 +10,7 @@ from torch import nn
 from pyrogen.distributions import LevelConditional, LogisticMixtureConditional, NormalConditional
 from pyrogen.models import (
     FVBN,
+    GSN,
     MADE,
     NADE,
     PPCA,
@@ -61,6 +62,7 @@ ZOO: dict[str, Callable[[], Model]] = {
     "nade": lambda: NADE(4, 5, order="random", seed=3),
     "nade-levels": lambda: NADE(4, 5, LevelConditional(3), activation="relu"),
     "deep-nade": lambda: DeepNADE(4, (5, 3), n_orders=2).eval(),
+    "gsn": lambda: GSN(MLP(4, 5, 4), 4, walkback=2, burn_in=20),
     "bernoulli-mixture": lambda: MixtureOfBernoullis(4, 3),
 }
 

@@ -14,9 +14,9 @@ from pyrogen.errors import ModelError, SettingsError
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.terms import run
 from pyrogen.inference.vectorizing import check_particles
-from pyrogen.models.contracts import Explicit
+from pyrogen.models.contracts import Chain, Explicit
 
-Method = Literal["exact", "iwae", "elbo"]
+Method = Literal["exact", "iwae", "elbo", "csl"]
 Kind = Literal["exact", "lower bound"]
 
 
@@ -89,6 +89,7 @@ def log_likelihood(
         exact   log p(x_n), of an Explicit model
         iwae    log 1/K sum_k p(x_n, z_k) / q(z_k | x_n),  z_k ~ q: a lower bound in expectation, tight as K grows
         elbo    1/K sum_k log p(x_n, z_k) / q(z_k | x_n): the looser bound that training maximises
+        csl     log 1/K sum_k P(x_n | x~_k), x~_k from the chains of a Chain: conservative, see `evaluate.csl`
 
     Args:
         model: a Pair, or a Pyro model whose latents are all local to the rows, with its `guide`.
@@ -98,15 +99,25 @@ def log_likelihood(
         chunk: rows times particles in memory at a time.
 
     Raises:
-        SettingsError: an unknown method, particles below 1, or "exact" for a model that is not Explicit.
+        SettingsError: an unknown method, particles below 1, or a method that is not for the model.
         ModelError: the model has global latents, so that rows have no likelihood of their own.
     """
-    if method not in ("exact", "iwae", "elbo"):
-        raise SettingsError(got=f"method {method!r}", need="'exact', 'iwae' or 'elbo'", fix="method='iwae'")
+    if method not in ("exact", "iwae", "elbo", "csl"):
+        raise SettingsError(got=f"method {method!r}", need="'exact', 'iwae', 'elbo' or 'csl'", fix="method='iwae'")
     if particles < 1 or chunk < 1:
         raise SettingsError(got=f"particles={particles}, chunk={chunk}", need="both at least 1", fix="particles=500")
     if method == "exact":
         return _exact(model, x, chunk)
+    if isinstance(model, Chain) != (method == "csl"):
+        raise SettingsError(
+            got=f"method={method!r} for {type(model).__name__}",
+            need="'csl' for a Chain, whose training bounds nothing, and for a Chain alone",
+            fix="method='csl'" if isinstance(model, Chain) else "method='iwae'",
+        )
+    if isinstance(model, Chain):
+        from pyrogen.evaluate.csl import csl
+
+        return csl(model, x, particles=particles, seed=seed, chunk=chunk)
     programs = Programs.of(model, guide)
     programs.check(x)
     x = x.to(_device(programs.modules, x))

@@ -2,6 +2,7 @@
 
 from pyrogen.models.autoregressive.base import AutoregressiveModel
 from pyrogen.models.autoregressive.fvbn import FVBN
+from pyrogen.models.autoregressive.gsn import GSN
 from pyrogen.models.autoregressive.made import MADE
 from pyrogen.models.autoregressive.mixture import MixtureOfBernoullis
 from pyrogen.models.autoregressive.nade import NADE, DeepNADE
@@ -10,6 +11,7 @@ from pyrogen.models.autoregressive.pixelrnn import PixelRNN
 
 __all__ = [
     "FVBN",
+    "GSN",
     "MADE",
     "NADE",
     "AutoregressiveModel",
