@@ -45,6 +45,26 @@ def assert_same_mean(a: Tensor, b: Tensor) -> None:
     _assert_z((a.mean(0) - b.mean(0)).abs(), error)
 
 
+def assert_frequencies(counts: Tensor, probabilities: Tensor) -> None:
+    """Counts of independent draws, (S,), have these probabilities: Pearson's chi-square, cells below 10 in one.
+
+    Its cube root is nearly normal (Wilson and Hilferty 1931), which holds to the false-alarm rate from a few
+    degrees of freedom on.
+    """
+    counts, expected = counts.double(), counts.sum() * probabilities.double()
+    assert bool((counts[expected == 0] == 0).all()), "a state of probability zero was drawn"
+    rare = expected < 10
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    there = expected > 1  # less than one draw in all rare cells together says nothing
+    counts, expected = counts[there], expected[there]
+    assert len(counts) > 1, "one cell has no frequency to test"
+    chi2, freedom = float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1
+    spread = 2 / (9 * freedom)
+    z = ((chi2 / freedom) ** (1 / 3) - 1 + spread) / math.sqrt(spread)
+    assert z < NormalDist().inv_cdf(1 - FALSE_ALARM), f"chi-square {chi2:.1f} for {freedom} degrees, z = {z:.1f}"
+
+
 def assert_standard_deviation(samples: Tensor, expected: Tensor | float, *, relative: float = 0.0) -> None:
     """The standard deviation over the first dimension is `expected`, up to the error that the samples' kurtosis gives.
 
