@@ -82,24 +82,6 @@ def assert_more_spread(a: Tensor, b: Tensor, *, factor: float = 1.0) -> None:
     assert bool((excess > threshold(excess.numel()) * error).all()), f"log ratio {excess} +- {error}"
 
 
-def assert_frequencies(counts: Tensor, p: Tensor, *, least: float = 10.0) -> None:
-    """Counts of independent draws, (S,), are those of probabilities p: Pearson's chi-square.
-
-    States that are expected fewer than `least` times are counted together.
-    """
-    counts, expected = counts.double(), p.detach().double() * float(counts.sum())
-    assert not bool((counts[expected == 0] > 0).any()), "a state of probability zero was drawn"
-    rare = expected < least
-    if bool(rare.any()):
-        counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
-        expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
-        counts, expected = counts[expected > 0], expected[expected > 0]
-    assert len(counts) > 1, "nothing to compare"
-    chi_square = ((counts - expected).square() / expected).sum()
-    chance = torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), chi_square / 2)
-    assert float(chance) > FALSE_ALARM, f"chi-square {float(chi_square):.1f} on {len(counts) - 1} degrees of freedom"
-
-
 def _assert_z(off: Tensor, error: Tensor) -> None:
     # rounding alone, when the samples have no spread
     allowed = threshold(off.numel()) * error + 1e-9
