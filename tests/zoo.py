@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from pyrogen.distributions import LevelConditional, NormalConditional
+from pyrogen.distributions import LevelConditional, LogisticMixtureConditional, NormalConditional
 from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Exact, Gaussian, Persistent, Spin
 from pyrogen.models import (
     FVBN,
+    GSN,
     MADE,
     NADE,
     PPCA,
@@ -23,6 +24,8 @@ from pyrogen.models import (
     GaussianPixels,
     MixtureOfBernoullis,
     Model,
+    PixelCNN,
+    PixelRNN,
     StandardNormal,
     TwoLayerVAE,
     VampPrior,
@@ -57,9 +60,15 @@ ZOO: dict[str, Callable[[], Model]] = {
     "made-real": lambda: MADE(4, (5,), NormalConditional(2)),
     # evaluation mode: in training the program takes one order at a time, and is a bound
     "made-orders": lambda: MADE(4, (5, 5), order="random", n_orders=3, sees_mask=True).eval(),
+    "pixelcnn": lambda: PixelCNN((1, 2, 2), channels=3, layers=1, first_kernel=3),
+    "pixelcnn-levels": lambda: PixelCNN((2, 1, 2), LevelConditional(3), channels=3, layers=1, first_kernel=3),
+    "pixelcnn-logistic": lambda: PixelCNN((1, 2, 2), LogisticMixtureConditional(4, 2), channels=3, layers=1),
+    "pixelrnn-row": lambda: PixelRNN((1, 2, 2), kind="row", units=2, layers=1, first_kernel=3),
+    "pixelrnn": lambda: PixelRNN((1, 2, 2), units=2, first_kernel=3),
     "nade": lambda: NADE(4, 5, order="random", seed=3),
     "nade-levels": lambda: NADE(4, 5, LevelConditional(3), activation="relu"),
     "deep-nade": lambda: DeepNADE(4, (5, 3), n_orders=2).eval(),
+    "gsn": lambda: GSN(MLP(4, 5, 4), 4, walkback=2, burn_in=20),
     "bernoulli-mixture": lambda: MixtureOfBernoullis(4, 3),
 }
 

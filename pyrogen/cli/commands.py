@@ -179,7 +179,7 @@ def sample(
 @in_words
 def evaluate(
     folder: Run,
-    method: Annotated[str | None, typer.Option(help="iwae, elbo or exact; that of the run by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="iwae, elbo, exact or csl; that of the run by default.")] = None,
     particles: Annotated[int | None, typer.Option(min=1, help="As in the run by default.")] = None,
     split: Annotated[str | None, typer.Option(help="As in the run by default.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As in the run by default.")] = None,

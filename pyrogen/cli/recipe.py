@@ -72,7 +72,7 @@ class FitTable:
 class EvaluateTable:
     """[evaluate]: the number that is reported."""
 
-    method: str = _setting("auto", choices=("auto", "iwae", "elbo", "exact"))  # auto: exact where possible, else iwae
+    method: str = _setting("auto", choices=("auto", "iwae", "elbo", "exact", "csl"))  # auto: the most exact one
     particles: int = _setting(500, least=1, most=10_000_000)
     split: str = _setting("test")
 
@@ -260,11 +260,11 @@ def _example(kind: type, limits: Mapping[str, Any]) -> str:
 
 def _completed(recipe: Recipe, source: str) -> Any:
     """Check what each key allows by itself, but not all of them together; fill in what depends on the rest."""
-    from pyrogen.models import MODELS, Explicit, Pair
+    from pyrogen.models import MODELS, Chain, Explicit, Pair
 
     objective, evaluate = recipe.objective, recipe.evaluate
     own = {"elbo": "stl", "iwae": "dreg"}[objective.name]
-    explicit, pair = (issubclass(MODELS[recipe.model], contract) for contract in (Explicit, Pair))
+    explicit, pair, chain = (issubclass(MODELS[recipe.model], contract) for contract in (Explicit, Pair, Chain))
     found: tuple[str, str, str] | None = None
     if objective.gradient not in ("auto", own):
         found = f'gradient = "{objective.gradient}" for {objective.name}', f"auto or {own}", f'gradient = "{own}"'
@@ -273,14 +273,16 @@ def _completed(recipe: Recipe, source: str) -> Any:
     elif recipe.fit.hold and recipe.fit.schedule != "cosine":
         found = "hold without a cosine in [fit]", 'schedule = "cosine"', "leaving out hold"
     elif evaluate.method == "exact" and not explicit:
-        found = f'method = "exact" for {recipe.model}', "a model with an exact log p(x)", 'method = "iwae"'
+        found = f'method = "exact" for {recipe.model}', "a model with an exact log p(x)", 'method = "auto"'
     elif evaluate.method in ("iwae", "elbo") and not pair:
-        found = f'method = "{evaluate.method}" for {recipe.model}', "a model with a guide", 'method = "exact"'
+        found = f'method = "{evaluate.method}" for {recipe.model}', "a model with a guide", 'method = "auto"'
+    elif evaluate.method == "csl" and not chain:
+        found = f'method = "csl" for {recipe.model}', "a model that is a Markov chain", 'method = "auto"'
     if found:
         got, need, fix = found
         raise RecipeError(got=f"{got} in {source}", need=need, fix=fix)
     particles = objective.particles or {"elbo": 1, "iwae": 5}[objective.name]
-    method = evaluate.method if evaluate.method != "auto" else "exact" if explicit else "iwae"
+    method = evaluate.method if evaluate.method != "auto" else "exact" if explicit else "csl" if chain else "iwae"
     return dataclasses.replace(
         recipe,
         objective=dataclasses.replace(objective, particles=particles),

@@ -1,5 +1,6 @@
 """Numbers about trained models, each with its kind and its error."""
 
+from pyrogen.evaluate.csl import csl
 from pyrogen.evaluate.kernels import KernelCheck, check_kernel, exact_moments
 from pyrogen.evaluate.latent import LatentReport, SiteReport, latent_report
 from pyrogen.evaluate.log_likelihood import LogLikelihood, log_likelihood
@@ -15,6 +16,7 @@ __all__ = [
     "SiteReport",
     "bracket",
     "check_kernel",
+    "csl",
     "exact_moments",
     "latent_report",
     "log_likelihood",

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from pyrogen.distributions.boltzmann import Machine
 from pyrogen.errors import ModelError, SettingsError
+from pyrogen.evaluate.csl import csl
 from pyrogen.evaluate.result import LogLikelihood, Method, Undirected, stderr_of
 from pyrogen.evaluate.undirected import undirected_log_likelihood, usual_method
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.terms import run
 from pyrogen.inference.vectorizing import check_particles
-from pyrogen.models.contracts import Energy, Explicit, Model
+from pyrogen.models.contracts import Chain, Energy, Explicit, Model
 
 
 @torch.no_grad()
@@ -36,6 +37,7 @@ def log_likelihood(
         exact   log p(x_n), of an Explicit model, or of an Energy one of which a layer can be listed
         iwae    log 1/K sum_k p(x_n, z_k) / q(z_k | x_n),  z_k ~ q: a lower bound in expectation, tight as K grows
         elbo    1/K sum_k log p(x_n, z_k) / q(z_k | x_n): the looser bound that training maximises
+        csl     log 1/K sum_k P(x_n | x~_k), x~_k from the chains of a Chain: conservative, see `evaluate.csl`
 
     Of an Energy model, log p(x_n) = -F(x_n) - log Z, with log Z by
 
@@ -47,7 +49,7 @@ def log_likelihood(
     Args:
         model: a Pair, or a Pyro model whose latents are all local to the rows, with its `guide`; or an Energy model.
         x: rows, (N, D).
-        method: by default iwae; of an Energy model exact where a layer can be listed, else bracket.
+        method: by default iwae; of a Chain csl, of an Energy model exact where a layer can be listed, else bracket.
         particles: K.
         seed: of the particles and chains; the global random state is left as it was.
         chunk: rows times particles in memory at a time.
@@ -59,9 +61,9 @@ def log_likelihood(
     """
     undirected = isinstance(model, Energy | Machine)
     if method is None:
-        method = usual_method(model) if undirected else "iwae"
+        method = usual_method(model) if undirected else "csl" if isinstance(model, Chain) else "iwae"
     if method not in get_args(Method):
-        known = "'exact', 'iwae', 'elbo', 'ais', 'reverse', 'bracket' or 'raise'"
+        known = "'exact', 'iwae', 'elbo', 'csl', 'ais', 'reverse', 'bracket' or 'raise'"
         raise SettingsError(got=f"method {method!r}", need=known, fix="method='iwae'")
     if particles < 1 or chunk < 1:
         raise SettingsError(got=f"particles={particles}, chunk={chunk}", need="both at least 1", fix="particles=500")
@@ -69,7 +71,7 @@ def log_likelihood(
         if isinstance(model, Model):
             model.check(x)
         return undirected_log_likelihood(model, x, method, seed, chunk, annealing)  # type: ignore[arg-type]
-    if method not in ("exact", "iwae", "elbo"):
+    if method not in ("exact", "iwae", "elbo", "csl"):
         raise SettingsError(
             got=f"method {method!r} for {type(model).__name__}",
             need="an undirected model, with a machine()",
@@ -81,6 +83,14 @@ def log_likelihood(
         )
     if method == "exact":
         return _exact(model, x, chunk)
+    if isinstance(model, Chain) != (method == "csl"):
+        raise SettingsError(
+            got=f"method={method!r} for {type(model).__name__}",
+            need="'csl' for a Chain, whose training bounds nothing, and for a Chain alone",
+            fix="method='csl'" if isinstance(model, Chain) else "method='iwae'",
+        )
+    if isinstance(model, Chain):
+        return csl(model, x, particles=particles, seed=seed, chunk=chunk)
     programs = Programs.of(model, guide)
     programs.check(x)
     x = x.to(_device(programs.modules, x))

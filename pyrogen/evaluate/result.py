@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrogen.evaluate.partition import Bracket, Kind, LogZ
 
-Method = Literal["exact", "iwae", "elbo", "ais", "reverse", "bracket", "raise"]
+Method = Literal["exact", "iwae", "elbo", "csl", "ais", "reverse", "bracket", "raise"]
 Undirected = Literal["exact", "ais", "reverse", "bracket", "raise"]
 
 

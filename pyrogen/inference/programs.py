@@ -21,7 +21,7 @@ from pyrogen.inference.objectives import Objective, Value
 from pyrogen.inference.sites import parameter_leaves
 from pyrogen.inference.terms import plate_nesting, run
 from pyrogen.inference.vectorizing import check_particles
-from pyrogen.models.contracts import Pair
+from pyrogen.models.contracts import Trainable
 from pyrogen.ops.precision import networks_in
 
 
@@ -31,7 +31,7 @@ class Programs:
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
-    pair: Pair | None
+    pair: Trainable | None
     precision: str = "float32"
     rows_per_row: float = 1.0  # rows that the programs tell apart for each row of the data; found by `rehearse`
 
@@ -42,7 +42,7 @@ class Programs:
         Raises:
             SettingsError: a Pair with another guide, or a program without one.
         """
-        if isinstance(model, Pair):
+        if isinstance(model, Trainable):
             if guide is not None:
                 return cls(model.model, guide, model)
             return cls(model.model, model.guide, model)

@@ -2,7 +2,7 @@
 
 from pyrogen.models import autoregressive, energy, latent
 from pyrogen.models.autoregressive import *
-from pyrogen.models.contracts import Energy, Explicit, Model, Pair
+from pyrogen.models.contracts import Chain, Energy, Explicit, Model, Pair
 from pyrogen.models.energy import *
 from pyrogen.models.latent import *
 
@@ -12,7 +12,7 @@ MODELS: dict[str, type[Model]] = {
     if isinstance(model, type) and issubclass(model, Model) and model.recipe
 }
 
-__all__ = ["MODELS", "Energy", "Explicit", "Model", "Pair"]
+__all__ = ["MODELS", "Chain", "Energy", "Explicit", "Model", "Pair"]
 __all__ += autoregressive.__all__
 __all__ += energy.__all__
 __all__ += latent.__all__

@@ -2,6 +2,7 @@
 
 `Pair`: two Pyro programs. Gets SVI, every bound, importance-sampled log p(x), predictive draws, ArviZ.
 `Explicit`: an exact density. Gets maximum likelihood, exact log p(x), normalisation and sampler tests.
+`Chain`: a density known as the law that a Markov chain settles in. Gets training, and a conservative log p(x).
 `Energy`: an unnormalised density over two sides. Gets block Gibbs, annealed importance sampling, enumeration.
 """
 
@@ -77,8 +78,8 @@ class Model(nn.Module):
         """Start from the training rows where that helps, before the first step; by default, do nothing."""
 
 
-class Pair(Model, ABC):
-    """A Pyro model of rows and the guide of its latents, with one plate "rows" in both.
+class Trainable(Model, ABC):
+    """Two Pyro programs of rows that `fit` and SVI train, with one plate "rows" in both.
 
     `model` and `guide` take the rows x, (N, D), and the size of the data set that they are a
     minibatch of; every term inside the plate is then scaled by size / N.
@@ -88,11 +89,11 @@ class Pair(Model, ABC):
 
     @abstractmethod
     def model(self, x: Tensor, size: int | None = None) -> Tensor:
-        """The generative program: samples the latents, observes "x"."""
+        """The program that observes the rows."""
 
     @abstractmethod
     def guide(self, x: Tensor, size: int | None = None) -> Any:
-        """The variational program: samples the same latents given x."""
+        """The program that samples what `model` samples and does not observe."""
 
     def rows(self, x: Tensor, size: int | None = None) -> pyro.plate:
         """Register the parameters with Pyro and open the plate "rows"."""
@@ -123,6 +124,18 @@ class Pair(Model, ABC):
             self._registered[name] = parameter
         pyro.module(self.site_name, self)
 
+
+class Pair(Trainable, ABC):
+    """A Pyro model of rows and the guide of its latents: what training maximises is a bound on log p(x)."""
+
+    @abstractmethod
+    def model(self, x: Tensor, size: int | None = None) -> Tensor:
+        """The generative program: samples the latents, observes "x"."""
+
+    @abstractmethod
+    def guide(self, x: Tensor, size: int | None = None) -> Any:
+        """The variational program: samples the same latents given x."""
+
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """n rows from the model's p(x), (n, D)."""
@@ -141,6 +154,31 @@ class Explicit(Model, ABC):
     @abstractmethod
     def sample(self, n: int) -> Tensor:
         """n independent rows, (n, D)."""
+
+
+class Chain(Trainable, ABC):
+    """A density p that is known as the law that a Markov chain of its own settles in.
+
+        x~ ~ C(x~ | x),   x' ~ P(x' | x~),      p(x') = sum_x p(x) sum_x~ C(x~ | x) P(x' | x~)
+
+    Training maximises a criterion, and no bound on log p(x).
+    """
+
+    @abstractmethod
+    def noisy(self, n: int) -> Tensor:
+        """n draws x~ as the chain has them once it has settled, (n, D), of independent chains."""
+
+    @abstractmethod
+    def again(self, noisy: Tensor) -> Tensor:
+        """The next x~ of each chain, (n, D)."""
+
+    @abstractmethod
+    def log_given(self, x: Tensor, noisy: Tensor) -> Tensor:
+        """log P(x | x~) of all pairs, (N, D) and (n, D) to (N, n)."""
+
+    @abstractmethod
+    def sample(self, n: int) -> Tensor:
+        """n rows, each from a chain of its own, (n, D)."""
 
 
 class Energy(Model, ABC):
@@ -192,4 +230,4 @@ def _fresh_name(cls: type) -> str:
     return f"{cls.__name__}-{next(_serial)}"
 
 
-__all__ = ["Energy", "Explicit", "Model", "Pair"]
+__all__ = ["Chain", "Energy", "Explicit", "Model", "Pair", "Trainable"]

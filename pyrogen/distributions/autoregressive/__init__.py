@@ -10,6 +10,7 @@ from pyrogen.distributions.autoregressive.conditionals import (
 )
 from pyrogen.distributions.autoregressive.given import Given, sample_given
 from pyrogen.distributions.autoregressive.joint import Autoregressive
+from pyrogen.distributions.autoregressive.mixture import LogisticMixtureConditional
 from pyrogen.distributions.autoregressive.sites import sites
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Conditional",
     "Given",
     "LevelConditional",
+    "LogisticMixtureConditional",
     "NormalConditional",
     "Walk",
     "ancestral",

@@ -132,19 +132,15 @@ class LevelConditional(Conditional):
         return (counts.to(train.dtype) / counts.sum(-1, keepdim=True)).log()
 
 
-class NormalConditional(Conditional):
-    """x_d real, a mixture of C normals: p(x_d) = sum_c w_c Normal(x_d; m_c, s_c^2).
+class ScaleMixtureConditional(Conditional):
+    """A mixture of C shifted and scaled copies of one law.
 
-        outputs are C logits of w, C means m and C numbers r, s = softplus(r) + 1e-3
-
-    Source: Uria et al. 2013 (RNADE), arXiv:1306.0186.
+        outputs are C logits of the weights w, C locations m and C numbers r, s = softplus(r) + 1e-3
 
     Args:
         components: C.
     """
 
-    support = "real"
-    constraint = constraints.real
     floor = 1e-3
 
     def __init__(self, components: int = 1) -> None:
@@ -152,14 +148,12 @@ class NormalConditional(Conditional):
             raise SettingsError(got=f"components = {components!r}", need="a whole number, 1 or more", fix="1")
         self.components, self.outputs = components, 3 * components
 
-    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        logits, mean, scale = self._parts(parameters)
-        z = (x.unsqueeze(-1) - mean) / scale
-        log_normal = -0.5 * z.square() - scale.log() - 0.5 * math.log(2 * math.pi)
-        return (logits.log_softmax(-1) + log_normal).logsumexp(-1)
+    @abstractmethod
+    def quantile(self, u: Tensor) -> Tensor:
+        """The inverse distribution function of the law at m = 0, s = 1."""
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        logits, mean, scale = self._parts(parameters)
+        logits, mean, scale = self.parts(parameters)
         weights = logits.double().softmax(-1)
         edges = weights.cumsum(-1)
         c = (edges <= noise.unsqueeze(-1)).sum(-1, keepdim=True).clamp(max=self.components - 1)
@@ -167,12 +161,8 @@ class NormalConditional(Conditional):
         # where u lies inside the component's share of [0, 1) is uniform again
         inside = (noise - edges.gather(-1, c).squeeze(-1)) / weight + 1
         eps = torch.finfo(torch.float64).eps
-        z = torch.special.ndtri(inside.clamp(eps, 1 - eps)).to(mean.dtype)
+        z = self.quantile(inside.clamp(eps, 1 - eps)).to(mean.dtype)
         return mean.gather(-1, c).squeeze(-1) + scale.gather(-1, c).squeeze(-1) * z
-
-    def distribution(self, parameters: Tensor) -> dist.TorchDistribution:
-        logits, mean, scale = self._parts(parameters)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.Normal(mean, scale))
 
     def start(self, train: Tensor) -> Tensor:
         # the components side by side over the middle of each column: alike they would stay alike
@@ -182,6 +172,33 @@ class NormalConditional(Conditional):
         scale = (spread / self.components**0.5).expand_as(mean) - self.floor
         return torch.cat([torch.zeros_like(mean), mean, scale + torch.log(-torch.expm1(-scale))], -1)
 
-    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of w, m and s."""
         logits, mean, raw = parameters.chunk(3, -1)
         return logits, mean, softplus(raw) + self.floor
+
+
+class NormalConditional(ScaleMixtureConditional):
+    """x_d real, a mixture of C normals: p(x_d) = sum_c w_c Normal(x_d; m_c, s_c^2).
+
+    Source: Uria et al. 2013 (RNADE), arXiv:1306.0186.
+
+    Args:
+        components: C.
+    """
+
+    support = "real"
+    constraint = constraints.real
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logits, mean, scale = self.parts(parameters)
+        z = (x.unsqueeze(-1) - mean) / scale
+        log_normal = -0.5 * z.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+        return (logits.log_softmax(-1) + log_normal).logsumexp(-1)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return torch.special.ndtri(u)
+
+    def distribution(self, parameters: Tensor) -> dist.TorchDistribution:
+        logits, mean, scale = self.parts(parameters)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.Normal(mean, scale))
