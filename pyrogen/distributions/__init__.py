@@ -4,15 +4,18 @@ Importing this package registers two pairs with `torch.distributions.kl_divergen
 """
 
 from pyrogen.distributions.discretized import DiscretizedLogistic
+from pyrogen.distributions.flow import FlowDistribution, NormalizingFlow
 from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
 from pyrogen.distributions.logistic import Logistic
 
 __all__ = [
     "DiscretizedLogistic",
+    "FlowDistribution",
     "LevelCategorical",
     "Levels",
     "Logistic",
+    "NormalizingFlow",
     "closed_form_kl",
     "kl_per_dimension",
 ]
