@@ -43,25 +43,26 @@ def rational_quadratic(
     (x0, x1), (y0, y1), (s0, s1) = _at_bin(table, ends[..., 1 if inverse else 0, 1:-1].detach(), inside.detach())
     w, h = x1 - x0, y1 - y0
     m = h / w
-    bend = s0 + s1 - 2 * m
+    bend = torch.sub(s0 + s1, m, alpha=2)
     t = _root(inside - y0, h, m, s0, bend) if inverse else (inside - x0) / w
     r = 1 - t
-    q = t * r
+    q, tt = t * r, t * t
     low = torch.addcmul(m, bend, q)
     # all terms positive: the same polynomial in powers of t would cancel, and its logarithm be NaN
-    rise = torch.addcmul(s1 * t * t + s0 * r * r, m, q, value=2)
-    log_slope = torch.log(rise) + 2 * torch.log(m / low)
-    out = torch.addcmul(x0, t, w) if inverse else y0 + h * (m * t * t + s0 * q) / low
+    rise = torch.addcmul(torch.addcmul(s1 * tt, s0, r * r), m, q, value=2)
+    log_slope = torch.add(torch.log(rise), torch.log(m / low), alpha=2)
+    out = torch.addcmul(x0, t, w) if inverse else y0 + h * torch.addcmul(m * tt, s0, q) / low
     return out + (x - inside), -log_slope if inverse else log_slope
 
 
 def _knots(bins: Tensor, bound: float) -> Tensor:
     """(..., 2, K) logits to (..., 2, K + 1) places from -bound to bound, the ends exact."""
     k = bins.shape[-1]
-    inner = torch.cumsum(softmax(bins, -1), -1)[..., :-1]
-    even = torch.linspace(0, k, k + 1, dtype=bins.dtype, device=bins.device) * (2 * bound * MIN_BIN) - bound
-    even = torch.cat([even[:-1], even.new_full((1,), bound)])
-    return torch.add(even, pad(inner, (1, 1)), alpha=2 * bound * (1 - k * MIN_BIN))
+    least = 2 * bound * MIN_BIN
+    shares = torch.cumsum(softmax(bins, -1), -1)[..., :-1]
+    lowest = torch.linspace(least - bound, (k - 1) * least - bound, k - 1, dtype=bins.dtype, device=bins.device)
+    inner = torch.add(lowest, shares, alpha=2 * bound - k * least)
+    return pad(pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
 
 
 def _at_bin(table: Tensor, keys: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STEPS = 22
+STEPS = 10  # with the two last ones 12; from these starts 10 reach the rounding of float64 for c up to 1e4
 
 
 def tanh_root(c: Tensor, r: Tensor) -> Tensor:
