@@ -7,14 +7,22 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pyrogen.distributions.transforms import IAF, ActNorm, AffineCoupling, Flow, SplineCoupling, Sylvester
 from pyrogen.models import (
+    MAF,
+    NICE,
+    NSF,
     PPCA,
     VAE,
     BernoulliPixels,
     CategoricalPixels,
+    DequantizedFlow,
     DiscretizedLogisticPixels,
+    FlowVAE,
     GaussianPixels,
     Model,
+    PlanarVAE,
+    RealNVP,
     StandardNormal,
     TwoLayerVAE,
     VampPrior,
@@ -39,6 +47,22 @@ ZOO: dict[str, Callable[[], Model]] = {
         4, (1, 2, 2), "binary", **SMALL, bridge=5, prior="vamp", pseudo_inputs=3
     ),
     "ppca": lambda: PPCA(4, 2),
+    "vae-planar": lambda: PlanarVAE.build(4, (1, 2, 2), "binary", **SMALL, flows=2, context=3),
+    "vae-iaf": lambda: FlowVAE(
+        MLP(4, 5, 7), MLP(2, 5, 4), BernoulliPixels(4), StandardNormal(2), IAF(2, (5,), context=3)
+    ),
+    "vae-sylvester": lambda: FlowVAE(
+        MLP(4, 5, 7),
+        MLP(2, 5, 4),
+        BernoulliPixels(4),
+        StandardNormal(2),
+        Flow([Sylvester(2, context=3), SplineCoupling(2, (5,), context=3)]),
+    ),
+    "nice": lambda: NICE(4, layers=2, hidden=(5,)),
+    "realnvp": lambda: RealNVP(4, layers=2, hidden=(5,)),
+    "maf": lambda: MAF(4, layers=2, hidden=(5,)),
+    "nsf": lambda: NSF(4, layers=2, hidden=(5,), bins=4),
+    "dequantized-flow": lambda: DequantizedFlow(Flow([ActNorm(4), AffineCoupling(4, (5,))]), levels=3),
 }
 
 
