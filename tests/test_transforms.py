@@ -175,6 +175,23 @@ def test_rows_do_not_see_each_other(name):
         torch.testing.assert_close(call(x[2])[0], mapped[0][2])
 
 
+def compiles(layer: Layer, x: Tensor) -> None:
+    for call in (layer.forward_and_log_det, layer.inverse_and_log_det):
+        compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), call(x))
+    torch._dynamo.reset()
+
+
+def test_a_spline_compiles_as_one_graph():
+    compiles(plain("spline-coupling", 3), rows(4, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_layer_compiles_as_one_graph(name):
+    compiles(plain(name, 3), rows(4, 3))
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_inverse_layer_is_a_transform_of_pyro(name):
     layer = plain(name, 3)

@@ -27,11 +27,14 @@ class Cell(dist.TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012, as torch declares it
-    support = dist.constraints.independent(dist.constraints.unit_interval, 1)
 
     def __init__(self, y: Tensor, levels: int, validate_args: bool | None = None) -> None:
         self.y, self.levels = y, levels
         super().__init__(y.shape[:-1], y.shape[-1:], validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        return dist.constraints.independent(dist.constraints.unit_interval, 1)
 
     @property
     def mean(self) -> Tensor:
