@@ -27,6 +27,11 @@ from tests.operations import operations
 from tests.statistics import assert_mean
 
 
+@pytest.fixture(autouse=True)
+def same_noise():
+    torch.manual_seed(0)
+
+
 class Counted(Layer):
     """A layer that counts its calls."""
 

@@ -16,6 +16,11 @@ from tests.operations import operations
 BOUND, K = 3.0, 6
 
 
+@pytest.fixture(autouse=True)
+def same_noise():
+    torch.manual_seed(0)
+
+
 def draws(n: int, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     source = torch.Generator().manual_seed(4)
     bins = scale * torch.randn(n, 2, K, generator=source, dtype=torch.float64)
