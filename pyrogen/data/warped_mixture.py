@@ -62,9 +62,10 @@ def log_density(x: Tensor) -> Tensor:
     law = _law()
     v = law.rows()
     mean, std = (torch.from_numpy(a) for a in (v[:SCALED_BY].mean(0), v[:SCALED_BY].std(0)))
-    u = x.double() * std + mean
-    u[:, 2] = _uncubed(u[:, 2])
-    u[:, 1] = u[:, 1] - 0.3 * u[:, 0] ** 2
+    columns = list((x.double() * std + mean).unbind(-1))
+    columns[1] = columns[1] - 0.3 * columns[0] ** 2
+    columns[2] = _uncubed(columns[2])
+    u = torch.stack(columns, -1)
     parts = torch.distributions.MultivariateNormal(
         torch.from_numpy(law.means), scale_tril=torch.linalg.cholesky(_covariances(law))
     )

@@ -1,6 +1,7 @@
 """Layers of flows: one-to-one maps with their inverses and log-determinants, in Pyro's `TransformModule` protocol."""
 
 from pyrogen.distributions.transforms.actnorm import ActNorm
+from pyrogen.distributions.transforms.adapters import FromPyro, FromZuko
 from pyrogen.distributions.transforms.autoregressive import IAF, MAF, Autoregressive, SplineAutoregressive
 from pyrogen.distributions.transforms.base import Conditioned, Inverse, Layer
 from pyrogen.distributions.transforms.compose import Flow
@@ -27,6 +28,8 @@ __all__ = [
     "Coupling",
     "Family",
     "Flow",
+    "FromPyro",
+    "FromZuko",
     "Householder",
     "Inverse",
     "LULinear",
