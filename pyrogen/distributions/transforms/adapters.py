@@ -71,7 +71,7 @@ class FromPyro(Layer):
             vars(part).pop("inv_permutation", None)  # Pyro computes it once
         given = given.view_as(given)  # the same values, a tensor that no cache knows
         try:
-            out = self.transform.inv(given) if inverse else self.transform(given)
+            out: Any = self.transform.inv(given) if inverse else self.transform(given)
             x, y = (out, given) if inverse else (given, out)
             log_det = self.transform.log_abs_det_jacobian(x, y)
         finally:
@@ -120,8 +120,10 @@ class FromZuko(Layer):
 
 
 def _parts(transform: Any) -> list[Any]:
-    """The transform and those that it is made of, through compositions and inverses."""
+    """The transform and those that it is made of, through compositions, inverses and modules."""
     found = [transform]
+    if isinstance(transform, nn.Module):
+        found += [part for part in transform.modules() if isinstance(part, Transform) and part is not transform]
     if isinstance(transform, ComposeTransform):
         found += [part for t in transform.parts for part in _parts(t)]
     inner = getattr(transform, "_inv", None) if type(transform).__name__ == "_InverseTransform" else None
