@@ -9,23 +9,31 @@ from torch import nn
 
 from pyrogen.distributions import LevelConditional, LogisticMixtureConditional, NormalConditional
 from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Exact, Gaussian, Persistent, Spin
+from pyrogen.distributions.transforms import IAF, ActNorm, AffineCoupling, Flow, SplineCoupling, Sylvester
 from pyrogen.models import (
     FVBN,
     GSN,
     MADE,
+    MAF,
     NADE,
+    NICE,
+    NSF,
     PPCA,
     RBM,
     VAE,
     BernoulliPixels,
     CategoricalPixels,
     DeepNADE,
+    DequantizedFlow,
     DiscretizedLogisticPixels,
+    FlowVAE,
     GaussianPixels,
     MixtureOfBernoullis,
     Model,
     PixelCNN,
     PixelRNN,
+    PlanarVAE,
+    RealNVP,
     StandardNormal,
     TwoLayerVAE,
     VampPrior,
@@ -70,6 +78,22 @@ ZOO: dict[str, Callable[[], Model]] = {
     "deep-nade": lambda: DeepNADE(4, (5, 3), n_orders=2).eval(),
     "gsn": lambda: GSN(MLP(4, 5, 4), 4, walkback=2, burn_in=20),
     "bernoulli-mixture": lambda: MixtureOfBernoullis(4, 3),
+    "vae-planar": lambda: PlanarVAE.build(4, (1, 2, 2), "binary", **SMALL, flows=2, context=3),
+    "vae-iaf": lambda: FlowVAE(
+        MLP(4, 5, 7), MLP(2, 5, 4), BernoulliPixels(4), StandardNormal(2), IAF(2, (5,), context=3)
+    ),
+    "vae-sylvester": lambda: FlowVAE(
+        MLP(4, 5, 7),
+        MLP(2, 5, 4),
+        BernoulliPixels(4),
+        StandardNormal(2),
+        Flow([Sylvester(2, context=3), SplineCoupling(2, (5,), context=3)]),
+    ),
+    "nice": lambda: NICE(4, layers=2, hidden=(5,)),
+    "realnvp": lambda: RealNVP(4, layers=2, hidden=(5,)),
+    "maf": lambda: MAF(4, layers=2, hidden=(5,)),
+    "nsf": lambda: NSF(4, layers=2, hidden=(5,), bins=4),
+    "dequantized-flow": lambda: DequantizedFlow(Flow([ActNorm(4), AffineCoupling(4, (5,))]), levels=3),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pyrogen.data import digits as _digits
 from pyrogen.data import mnist as _mnist
 from pyrogen.data import uci as _uci
+from pyrogen.data import warped_mixture as _warped_mixture
 from pyrogen.data.dataset import Dataset
 from pyrogen.errors import DataError, SettingsError
 
@@ -22,6 +23,7 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "dna": _uci.dna,
     "nips": _uci.nips,
     "nltcs": _uci.nltcs,
+    "warped-mixture": _warped_mixture.warped_mixture,
 }
 
 
@@ -34,7 +36,8 @@ def load(name: str, root: str | Path | None = None, **options: object) -> Datase
     """The data set of that name: rows by split, labels where it has them.
 
     Its file is looked for in the folder `root`; without one, in the folder that the variable PYROGEN_DATA names;
-    without either, in ~/.cache/pyrogen, where it is downloaded if it is missing. `digits` is part of the package.
+    without either, in ~/.cache/pyrogen, where it is downloaded if it is missing. `digits` is part of the package,
+    and `warped-mixture` is made from a seed.
 
     Args:
         name: one of `names()`.

@@ -14,6 +14,7 @@ from pyrogen.distributions.autoregressive import (
 )
 from pyrogen.distributions.bernoulli_mixture import BernoulliMixture
 from pyrogen.distributions.discretized import DiscretizedLogistic
+from pyrogen.distributions.flow import FlowDistribution, NormalizingFlow
 from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
 from pyrogen.distributions.logistic import Logistic
@@ -23,12 +24,14 @@ __all__ = [
     "BernoulliMixture",
     "BinaryConditional",
     "DiscretizedLogistic",
+    "FlowDistribution",
     "LevelCategorical",
     "LevelConditional",
     "Levels",
     "Logistic",
     "LogisticMixtureConditional",
     "NormalConditional",
+    "NormalizingFlow",
     "closed_form_kl",
     "kl_per_dimension",
     "sample_given",

@@ -3,6 +3,7 @@
 from pyrogen.inference.callbacks import Callback, TensorBoard
 from pyrogen.inference.conditional import Filled, sample_given
 from pyrogen.inference.fit import Fit, fit
+from pyrogen.inference.guides import FlowGuide
 from pyrogen.inference.kernels import BlockGibbs, Kernel, ParallelTempering
 from pyrogen.inference.likelihood import MaximumLikelihood
 from pyrogen.inference.mcmc import MCMC
@@ -19,6 +20,7 @@ __all__ = [
     "Cosine",
     "Filled",
     "Fit",
+    "FlowGuide",
     "Kernel",
     "MaximumLikelihood",
     "Objective",

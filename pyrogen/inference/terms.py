@@ -126,6 +126,9 @@ def run(
     if noise is not None:
         with noise.again(), held(guide_trace), Redraw(guide_trace):
             guide_trace = poutine.trace(guide).get_trace(*args)
+            # now: a distribution such as a flow's uses its parameters when it is asked for a density
+            for site in latent_sites(guide_trace).values():
+                site[HELD] = log_prob(site)
     return collect(model_trace, guide_trace, entering)
 
 
@@ -243,8 +246,13 @@ def _parents_first(name: str, model_order: list[str], guide_order: list[str]) ->
     return set(model_order[: model_order.index(name)]) <= before
 
 
+HELD = "log_prob with the parameters held"
+
+
 def log_prob(site: Site) -> Tensor:
     """Of a site's value; zero where it is masked, and unscaled."""
+    if HELD in site:
+        return site[HELD]
     return scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
 
 

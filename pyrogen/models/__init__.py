@@ -1,9 +1,10 @@
 """The models. A family exports its own; `MODELS` are those that recipes and the command line build by name."""
 
-from pyrogen.models import autoregressive, energy, latent
+from pyrogen.models import autoregressive, energy, flows, latent
 from pyrogen.models.autoregressive import *
 from pyrogen.models.contracts import Chain, Energy, Explicit, Model, Pair
 from pyrogen.models.energy import *
+from pyrogen.models.flows import *
 from pyrogen.models.latent import *
 
 MODELS: dict[str, type[Model]] = {
@@ -15,4 +16,5 @@ MODELS: dict[str, type[Model]] = {
 __all__ = ["MODELS", "Chain", "Energy", "Explicit", "Model", "Pair"]
 __all__ += autoregressive.__all__
 __all__ += energy.__all__
+__all__ += flows.__all__
 __all__ += latent.__all__

@@ -1,5 +1,6 @@
 """Models with latent codes, each a Pyro model and its guide."""
 
+from pyrogen.models.latent.flow_vae import FlowVAE, PlanarVAE
 from pyrogen.models.latent.likelihoods import (
     BernoulliPixels,
     CategoricalPixels,
@@ -18,8 +19,10 @@ __all__ = [
     "BernoulliPixels",
     "CategoricalPixels",
     "DiscretizedLogisticPixels",
+    "FlowVAE",
     "GaussianPixels",
     "Likelihood",
+    "PlanarVAE",
     "Prior",
     "StandardNormal",
     "TwoLayerVAE",

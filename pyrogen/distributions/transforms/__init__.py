@@ -1,0 +1,46 @@
+"""Layers of flows: one-to-one maps with their inverses and log-determinants, in Pyro's `TransformModule` protocol."""
+
+from pyrogen.distributions.transforms.actnorm import ActNorm
+from pyrogen.distributions.transforms.adapters import FromPyro, FromZuko
+from pyrogen.distributions.transforms.autoregressive import IAF, MAF, Autoregressive, SplineAutoregressive
+from pyrogen.distributions.transforms.base import Conditioned, Inverse, Layer
+from pyrogen.distributions.transforms.compose import Flow
+from pyrogen.distributions.transforms.coupling import AdditiveCoupling, AffineCoupling, Coupling, SplineCoupling
+from pyrogen.distributions.transforms.families import Family, Shift, ShiftScale, Spline
+from pyrogen.distributions.transforms.householder import Householder
+from pyrogen.distributions.transforms.linear import Affine, LULinear
+from pyrogen.distributions.transforms.loft import LOFT
+from pyrogen.distributions.transforms.permutation import Permutation
+from pyrogen.distributions.transforms.planar import Planar
+from pyrogen.distributions.transforms.radial import Radial
+from pyrogen.distributions.transforms.sylvester import Sylvester
+
+__all__ = [
+    "IAF",
+    "LOFT",
+    "MAF",
+    "ActNorm",
+    "AdditiveCoupling",
+    "Affine",
+    "AffineCoupling",
+    "Autoregressive",
+    "Conditioned",
+    "Coupling",
+    "Family",
+    "Flow",
+    "FromPyro",
+    "FromZuko",
+    "Householder",
+    "Inverse",
+    "LULinear",
+    "Layer",
+    "Permutation",
+    "Planar",
+    "Radial",
+    "Shift",
+    "ShiftScale",
+    "Spline",
+    "SplineAutoregressive",
+    "SplineCoupling",
+    "Sylvester",
+]

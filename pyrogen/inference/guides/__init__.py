@@ -1,0 +1,5 @@
+"""Guides made from a model."""
+
+from pyrogen.inference.guides.flow import FlowGuide
+
+__all__ = ["FlowGuide"]
