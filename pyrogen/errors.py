@@ -71,6 +71,10 @@ class NotNormalizedError(PyrogenError, RuntimeError):
     """log p(x) was asked as a number while log Z is unknown."""
 
 
+class InverseError(PyrogenError, NotImplementedError):
+    """A transform that has no inverse was asked for it."""
+
+
 class NonFiniteError(PyrogenError, FloatingPointError):
     """A loss, a gradient or a density became NaN or infinite."""
 

@@ -18,6 +18,7 @@ BUILTIN = {
     errors.OutputError: OSError,
     errors.SettingsError: ValueError,
     errors.NotNormalizedError: RuntimeError,
+    errors.InverseError: NotImplementedError,
     errors.NonFiniteError: FloatingPointError,
     errors.ModelError: ValueError,
     errors.ProcessError: RuntimeError,
