@@ -6,6 +6,7 @@ distributions, and the circle and the sphere with `biject_to`, see `constraints`
 
 from pyrogen.distributions.constraints import StereographicTransform, circular, sphere, torus
 from pyrogen.distributions.discretized import DiscretizedLogistic
+from pyrogen.distributions.flow import FlowDistribution, NormalizingFlow
 from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
 from pyrogen.distributions.logistic import Logistic
@@ -16,9 +17,11 @@ from pyrogen.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "DiscretizedLogistic",
+    "FlowDistribution",
     "LevelCategorical",
     "Levels",
     "Logistic",
+    "NormalizingFlow",
     "PowerSpherical",
     "SphereUniform",
     "StereographicTransform",
