@@ -1,4 +1,4 @@
-"""Layers on circles and tori: log-determinants by autograd, inverses, masses, the cut, the papers' formulas, bad input."""
+"""Layers on circles and tori: log-determinants, inverses, masses, the cut, the papers' formulas, bad input."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pyrogen.distributions.transforms import CylinderSpline, Flow, Rotation
 from pyrogen.models import (
     PPCA,
     VAE,
@@ -15,7 +16,9 @@ from pyrogen.models import (
     DiscretizedLogisticPixels,
     GaussianPixels,
     Model,
+    SphereFlow,
     StandardNormal,
+    TorusFlow,
     TwoLayerVAE,
     VampPrior,
 )
@@ -39,6 +42,9 @@ ZOO: dict[str, Callable[[], Model]] = {
         4, (1, 2, 2), "binary", **SMALL, bridge=5, prior="vamp", pseudo_inputs=3
     ),
     "ppca": lambda: PPCA(4, 2),
+    "sphere-flow": lambda: SphereFlow(Flow([Rotation(3, 1.0), CylinderSpline(4, (5,)), Rotation(3, 1.0)])),
+    "sphere-flow-exponential": lambda: SphereFlow.build(4, (1, 1, 4), "sphere", kind="exponential", layers=2, bumps=2),
+    "torus-flow": lambda: TorusFlow.build(3, (1, 1, 3), "torus", layers=2, bins=4, hidden=[5]),
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import curves, image_grid, latent_map, reconstructions
 from pyrogen.errors import PyrogenError
+from pyrogen.inference.sites import latent_sites
 from pyrogen.models import Model, Pair
 from pyrogen.ops import evenly
 
@@ -31,6 +32,15 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def has_codes(model: Model) -> bool:
+    """Whether the guide draws something: that of a model with a tractable density has nothing to draw."""
+    if not isinstance(model, Pair):
+        return False
+    blank = next(model.parameters()).new_zeros(2, model.width)
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        return bool(latent_sites(poutine.trace(model.guide).get_trace(blank)))
+
+
 @torch.no_grad()
 def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """n draws x of the model, (n, D), and what each is a draw around: E[x | z], or x itself without a z."""
@@ -39,7 +49,7 @@ def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         for part in torch.zeros(n, model.width, device=device).split(500):
-            if isinstance(model, Pair):
+            if isinstance(model, Pair) and has_codes(model):
                 site = _observed(poutine.uncondition(model.model), part)
                 drawn.append(site["value"])
                 means.append(site["fn"].mean)
@@ -47,6 +57,10 @@ def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
                 drawn.append(model.sample(len(part)))  # type: ignore[operator]
                 means.append(drawn[-1])
     return torch.cat(drawn).cpu(), torch.cat(means).cpu()
+
+
+def drawn_title(model: Model) -> str:
+    return "samples: E[x | z], z from the prior" if has_codes(model) else "samples"
 
 
 @torch.no_grad()
@@ -69,13 +83,10 @@ def pictures(
     no_picture = "" if data.shape[0] in (1, 3) and min(data.shape[1:]) > 1 else f"{data.name} has no pictures"
     yield (
         "samples.png",
-        no_picture
-        or _or_reason(
-            lambda: image_grid(draw(model, 100, seed)[1], data.shape, title="samples: E[x | z], z from the prior")
-        ),
+        no_picture or _or_reason(lambda: image_grid(draw(model, 100, seed)[1], data.shape, title=drawn_title(model))),
     )
-    if not isinstance(model, Pair):
-        no_picture = no_picture or f"{type(model).__name__} has no guide"
+    if not has_codes(model):
+        no_picture = no_picture or f"{type(model).__name__} has no codes"
     yield (
         "reconstructions.png",
         no_picture

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyrogen.data import digits as _digits
+from pyrogen.data import earth as _earth
 from pyrogen.data import mnist as _mnist
+from pyrogen.data import torus as _torus
 from pyrogen.data.dataset import Dataset
 from pyrogen.errors import DataError, SettingsError
 
@@ -18,6 +20,8 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": _digits.digits,
     "mnist": _mnist.mnist,
     "binarized-mnist": _mnist.binarized_mnist,
+    "earth": _earth.earth,
+    "torus": _torus.torus,
 }
 
 

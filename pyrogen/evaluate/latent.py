@@ -91,6 +91,8 @@ def latent_report(
         torch.manual_seed(seed)
         terms = run(programs.model, programs.guide, *args, particles=particles, nesting=programs.nesting(x, x.shape[0]))
         draws = [latent_sites(pyro.poutine.trace(programs.guide).get_trace(*args)) for _ in range(particles)]
+    if not draws[0]:
+        raise ModelError(got="a guide without latent sites", need="one at least", fix="log_likelihood, for the number")
     sites = {}
     for position, (name, site) in enumerate(draws[0].items()):
         if site["infer"].get("is_auxiliary") or site["value"].dim() != 2 or site["value"].shape[0] != x.shape[0]:

@@ -1,7 +1,8 @@
 """The models. A family exports its own; `MODELS` are those that recipes and the command line build by name."""
 
-from pyrogen.models import latent
+from pyrogen.models import flows, latent
 from pyrogen.models.contracts import Energy, Explicit, Model, Pair
+from pyrogen.models.flows import *
 from pyrogen.models.latent import *
 
 MODELS: dict[str, type[Model]] = {
@@ -11,4 +12,5 @@ MODELS: dict[str, type[Model]] = {
 }
 
 __all__ = ["MODELS", "Energy", "Explicit", "Model", "Pair"]
+__all__ += flows.__all__
 __all__ += latent.__all__

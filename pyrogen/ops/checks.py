@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -9,7 +10,13 @@ from torch import Tensor
 
 from pyrogen.errors import DeviceError, DtypeError, SettingsError, ShapeError, SupportError
 
-_NEED = {"binary": "every entry 0 or 1", "unit": "every entry in [0, 1]", "real": "finite entries"}
+_NEED = {
+    "binary": "every entry 0 or 1",
+    "unit": "every entry in [0, 1]",
+    "real": "finite entries",
+    "torus": "every entry in [-pi, pi)",
+    "sphere": "every row a unit vector",
+}
 
 
 def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
@@ -19,6 +26,8 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
         unit      x_d in [0, 1]
         grey256   x_d in {0, 1/255, ..., 1}, up to the rounding of float32; any number of levels above 1
         real      x_d finite
+        torus     x_d in [-pi, pi), angles in radians
+        sphere    |x| = 1, up to the rounding of the dtype
 
     Shape: x is (N, width) with N >= 1, float32 or float64.
 
@@ -43,7 +52,9 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
         fix="x[x.isfinite().all(-1)], or filling the gaps",
         name=name,
     )
-    if support != "real":
+    if support == "sphere":
+        _check_lengths(x, name)
+    elif support != "real":
         need = _NEED[support] if levels is None else f"every entry k/{levels - 1} with k in 0..{levels - 1}"
         outside = _outside(x, support, levels)
         _refuse(outside, x, need=f"{need} in {name}", fix=_rescaling(x, support, levels, name), name=name)
@@ -113,9 +124,24 @@ def _check_shape(x: Tensor, width: int, name: str) -> None:
         raise ShapeError(got=got, need=need, fix=f"a model of this width, or rows of {width} entries")
 
 
+def _check_lengths(x: Tensor, name: str) -> None:
+    length = torch.linalg.norm(x, dim=-1)
+    # as Pyro's constraint of the sphere: ten roundings of the dtype, and more for longer vectors
+    off = (length - 1).abs() >= 10 * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
+    if off.any():
+        row = int(off.byte().argmax())
+        raise SupportError(
+            got=f"length {length[row].item():.6g} of row {row} of {name} ({int(off.sum())} such of {len(x)} rows)",
+            need=f"{_NEED['sphere']} in {name}",
+            fix=f"torch.nn.functional.normalize({name}, dim=-1), or pyrogen.ops.angles.unit_vectors for degrees",
+        )
+
+
 def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
     if support == "binary":
         return (x != 0) & (x != 1)
+    if support == "torus":
+        return (x < -math.pi) | (x >= math.pi)
     outside = (x < 0) | (x > 1)
     if levels is not None:
         k = x * (levels - 1)
@@ -125,6 +151,8 @@ def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
 
 
 def _rescaling(x: Tensor, support: str, levels: int | None, name: str) -> str:
+    if support == "torus":
+        return f"pyrogen.ops.angles.wrap({name}), of radians"
     low, high = x.min(), x.max()
     if low >= 0 and 1 < high <= 255:
         return f"dividing {name} by the largest possible value, such as {(levels or 256) - 1}"
