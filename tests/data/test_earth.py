@@ -62,7 +62,7 @@ def test_a_missing_table_is_named(tmp_path):
 
 @needs_tables
 @pytest.mark.parametrize(
-    "damage", [lambda c: c[:-3], lambda c: c + b"\n1,2", lambda c: b"<html>", lambda c: c + b"1,x"]
+    "damage", [lambda c: c[:-3], lambda c: c + b"\n1,2", lambda c: b"<html>", lambda c: c + b"\n1,x"]
 )
 def test_a_damaged_table_is_refused(tmp_path, damage):
     (tmp_path / "earth").mkdir()
