@@ -125,3 +125,12 @@ def row_gradients(
         value = objective(model, guide, data, nesting=1)
     gradients = torch.autograd.grad(-rows * value.loss, list(own.values()), allow_unused=True)
     return {name: torch.zeros(rows) if g is None else g for name, g in zip(own, gradients, strict=True)}
+
+
+def globe(nodes: int) -> tuple[Tensor, Tensor]:
+    """Points of S^2, (2 nodes^2, 3), and weights of sum 4 pi: Gauss-Legendre in height, equal steps in longitude."""
+    z, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(nodes))
+    longitude = torch.arange(2 * nodes, dtype=torch.float64) * math.pi / nodes
+    flat = (1 - z * z).sqrt()[:, None]
+    x = torch.stack([flat * longitude.cos(), flat * longitude.sin(), z[:, None].expand(-1, 2 * nodes)], -1)
+    return x.reshape(-1, 3), w.repeat_interleave(2 * nodes) * math.pi / nodes

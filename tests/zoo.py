@@ -9,7 +9,16 @@ from torch import nn
 
 from pyrogen.distributions import LevelConditional, LogisticMixtureConditional, NormalConditional
 from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Exact, Gaussian, Persistent, Spin
-from pyrogen.distributions.transforms import IAF, ActNorm, AffineCoupling, Flow, SplineCoupling, Sylvester
+from pyrogen.distributions.transforms import (
+    IAF,
+    ActNorm,
+    AffineCoupling,
+    CylinderSpline,
+    Flow,
+    Rotation,
+    SplineCoupling,
+    Sylvester,
+)
 from pyrogen.models import (
     FVBN,
     GSN,
@@ -34,7 +43,9 @@ from pyrogen.models import (
     PixelRNN,
     PlanarVAE,
     RealNVP,
+    SphereFlow,
     StandardNormal,
+    TorusFlow,
     TwoLayerVAE,
     VampPrior,
 )
@@ -94,6 +105,9 @@ ZOO: dict[str, Callable[[], Model]] = {
     "maf": lambda: MAF(4, layers=2, hidden=(5,)),
     "nsf": lambda: NSF(4, layers=2, hidden=(5,), bins=4),
     "dequantized-flow": lambda: DequantizedFlow(Flow([ActNorm(4), AffineCoupling(4, (5,))]), levels=3),
+    "sphere-flow": lambda: SphereFlow(Flow([Rotation(3, 1.0), CylinderSpline(4, (5,)), Rotation(3, 1.0)])),
+    "sphere-flow-exponential": lambda: SphereFlow.build(4, (1, 1, 4), "sphere", kind="exponential", layers=2, bumps=2),
+    "torus-flow": lambda: TorusFlow.build(3, (1, 1, 3), "torus", layers=2, bins=4, hidden=[5]),
 }
 
 

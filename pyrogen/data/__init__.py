@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyrogen.data import digits as _digits
+from pyrogen.data import earth as _earth
 from pyrogen.data import mnist as _mnist
+from pyrogen.data import torus as _torus
 from pyrogen.data import uci as _uci
 from pyrogen.data import warped_mixture as _warped_mixture
 from pyrogen.data.dataset import Dataset
@@ -24,6 +26,8 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "nips": _uci.nips,
     "nltcs": _uci.nltcs,
     "warped-mixture": _warped_mixture.warped_mixture,
+    "earth": _earth.earth,
+    "torus": _torus.torus,
 }
 
 

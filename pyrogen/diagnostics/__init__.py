@@ -5,6 +5,7 @@ The only room that knows ArviZ and matplotlib; both are imported when a function
 
 import pyrogen.diagnostics.chains  # noqa: F401, makes the runs of kernels convertible
 from pyrogen.diagnostics.draws import Draws, draws_of
+from pyrogen.diagnostics.globe import globe_maps, torus_maps
 from pyrogen.diagnostics.khat import khat, khat_threshold
 from pyrogen.diagnostics.plots import curves, image_grid, latent_map, reconstructions
 from pyrogen.diagnostics.request import Request
@@ -15,10 +16,12 @@ __all__ = [
     "Request",
     "curves",
     "draws_of",
+    "globe_maps",
     "image_grid",
     "khat",
     "khat_threshold",
     "latent_map",
     "reconstructions",
     "to_arviz",
+    "torus_maps",
 ]

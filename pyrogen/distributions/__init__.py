@@ -1,6 +1,7 @@
 """Distributions that Pyro lacks or has with a flaw, and KL divergences in closed form.
 
-Importing this package registers two pairs with `torch.distributions.kl_divergence`, see `kl`.
+Importing this package registers pairs with `torch.distributions.kl_divergence`, see `kl` and the directional
+distributions, and the circle and the sphere with `biject_to`, see `constraints`.
 """
 
 from pyrogen.distributions.autoregressive import (
@@ -13,11 +14,16 @@ from pyrogen.distributions.autoregressive import (
     sites,
 )
 from pyrogen.distributions.bernoulli_mixture import BernoulliMixture
+from pyrogen.distributions.constraints import StereographicTransform, circular, sphere, torus
 from pyrogen.distributions.discretized import DiscretizedLogistic
 from pyrogen.distributions.flow import FlowDistribution, NormalizingFlow
 from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
 from pyrogen.distributions.logistic import Logistic
+from pyrogen.distributions.power_spherical import PowerSpherical
+from pyrogen.distributions.sphere_uniform import SphereUniform
+from pyrogen.distributions.von_mises import VonMises
+from pyrogen.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "Autoregressive",
@@ -32,8 +38,16 @@ __all__ = [
     "LogisticMixtureConditional",
     "NormalConditional",
     "NormalizingFlow",
+    "PowerSpherical",
+    "SphereUniform",
+    "StereographicTransform",
+    "VonMises",
+    "VonMisesFisher",
+    "circular",
     "closed_form_kl",
     "kl_per_dimension",
     "sample_given",
     "sites",
+    "sphere",
+    "torus",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -15,6 +16,8 @@ _NEED = {
     "unit": "every entry in [0, 1]",
     "nonnegative": "every entry 0 or more",
     "real": "finite entries",
+    "torus": "every entry in [-pi, pi)",
+    "sphere": "every row a unit vector",
 }
 
 
@@ -28,6 +31,8 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
         one-hot-3 side by side, groups of three entries of which one is 1 and the others are 0; or of more than three
         nonnegative  x_d >= 0
         real      x_d finite
+        torus     x_d in [-pi, pi), angles in radians
+        sphere    |x| = 1, up to the rounding of the dtype
 
     Shape: x is (N, width) with N >= 1, float32 or float64.
 
@@ -54,6 +59,8 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
     )
     if group is not None:
         _check_one_hot(x, group, name)
+    elif support == "sphere":
+        _check_lengths(x, name)
     elif support != "real":
         need = _NEED[support] if levels is None else f"every entry k/{levels - 1} with k in 0..{levels - 1}"
         outside = _outside(x, support, levels)
@@ -130,6 +137,19 @@ def _check_shape(x: Tensor, width: int, name: str) -> None:
         raise ShapeError(got=got, need=need, fix=f"a model of this width, or rows of {width} entries")
 
 
+def _check_lengths(x: Tensor, name: str) -> None:
+    length = torch.linalg.norm(x, dim=-1)
+    # as Pyro's constraint of the sphere: ten roundings of the dtype, and more for longer vectors
+    off = (length - 1).abs() >= 10 * torch.finfo(x.dtype).eps * x.shape[-1] ** 0.5
+    if off.any():
+        row = int(off.byte().argmax())
+        raise SupportError(
+            got=f"length {length[row].item():.6g} of row {row} of {name} ({int(off.sum())} such of {len(x)} rows)",
+            need=f"{_NEED['sphere']} in {name}",
+            fix=f"torch.nn.functional.normalize({name}, dim=-1), or pyrogen.ops.angles.unit_vectors for degrees",
+        )
+
+
 def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
     if support == "binary":
         return (x != 0) & (x != 1)
@@ -137,6 +157,8 @@ def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
         return x.abs() != 1
     if support == "nonnegative":
         return x < 0
+    if support == "torus":
+        return (x < -math.pi) | (x >= math.pi)
     outside = (x < 0) | (x > 1)
     if levels is not None:
         k = x * (levels - 1)
@@ -146,6 +168,8 @@ def _outside(x: Tensor, support: str, levels: int | None) -> Tensor:
 
 
 def _rescaling(x: Tensor, support: str, levels: int | None, name: str) -> str:
+    if support == "torus":
+        return f"pyrogen.ops.angles.wrap({name}), of radians"
     low, high = x.min(), x.max()
     if support == "spin":
         return f"2 * {name} - 1" if bool(((x == 0) | (x == 1)).all()) else f"{name}.sign(), or a model of real values"

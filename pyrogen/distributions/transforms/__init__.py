@@ -4,8 +4,11 @@ from pyrogen.distributions.transforms.actnorm import ActNorm
 from pyrogen.distributions.transforms.adapters import FromPyro, FromZuko
 from pyrogen.distributions.transforms.autoregressive import IAF, MAF, Autoregressive, SplineAutoregressive
 from pyrogen.distributions.transforms.base import Conditioned, Inverse, Layer
+from pyrogen.distributions.transforms.circular import CircularMobius, CircularSpline
 from pyrogen.distributions.transforms.compose import Flow
 from pyrogen.distributions.transforms.coupling import AdditiveCoupling, AffineCoupling, Coupling, SplineCoupling
+from pyrogen.distributions.transforms.cylinder import CylinderSpline
+from pyrogen.distributions.transforms.exponential_map import ExponentialMap
 from pyrogen.distributions.transforms.families import Family, Shift, ShiftScale, Spline
 from pyrogen.distributions.transforms.householder import Householder
 from pyrogen.distributions.transforms.linear import Affine, LULinear
@@ -13,7 +16,10 @@ from pyrogen.distributions.transforms.loft import LOFT
 from pyrogen.distributions.transforms.permutation import Permutation
 from pyrogen.distributions.transforms.planar import Planar
 from pyrogen.distributions.transforms.radial import Radial
+from pyrogen.distributions.transforms.sphere import Mobius, Rotation, SphereLayer
+from pyrogen.distributions.transforms.stereographic import Stereographic
 from pyrogen.distributions.transforms.sylvester import Sylvester
+from pyrogen.distributions.transforms.torus import TorusAutoregressive, TorusCoupling
 
 __all__ = [
     "IAF",
@@ -24,8 +30,12 @@ __all__ = [
     "Affine",
     "AffineCoupling",
     "Autoregressive",
+    "CircularMobius",
+    "CircularSpline",
     "Conditioned",
     "Coupling",
+    "CylinderSpline",
+    "ExponentialMap",
     "Family",
     "Flow",
     "FromPyro",
@@ -34,13 +44,19 @@ __all__ = [
     "Inverse",
     "LULinear",
     "Layer",
+    "Mobius",
     "Permutation",
     "Planar",
     "Radial",
+    "Rotation",
     "Shift",
     "ShiftScale",
+    "SphereLayer",
     "Spline",
     "SplineAutoregressive",
     "SplineCoupling",
+    "Stereographic",
     "Sylvester",
+    "TorusAutoregressive",
+    "TorusCoupling",
 ]
