@@ -15,10 +15,9 @@ from torch.testing import assert_close
 from pyrogen.distributions.boltzmann import Gaussian
 from pyrogen.errors import SettingsError
 from pyrogen.inference import BlockGibbs, ParallelTempering
-from tests.machines import joint, machine, number, trap
+from tests.machines import KERNELS, joint, machine, number, trap
 from tests.statistics import assert_law, assert_mean
 
-KERNELS = {"block gibbs": BlockGibbs, "tempering": lambda m, **how: ParallelTempering(m, rungs=3, **how)}
 kernels = pytest.mark.parametrize("make", KERNELS.values(), ids=KERNELS)
 
 
