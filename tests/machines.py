@@ -1,12 +1,22 @@
-"""Small machines, their exact laws, and units that draw what a test says."""
+"""Small machines, their exact laws, units that draw what a test says, and all kernels."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyrogen.distributions.boltzmann import Bernoulli, Machine, Units
+from pyrogen.inference import BlockGibbs, Kernel, ParallelTempering
+
+KERNELS: dict[str, Callable[..., Kernel]] = {
+    "block gibbs": BlockGibbs,
+    "tempering": lambda m, **how: ParallelTempering(m, rungs=3, **how),
+    "tempering by joint energies": lambda m, **how: ParallelTempering(m, rungs=3, joint=True, **how),
+}
+"""One line for each kernel, and the tests of all kernels run on it."""
 
 
 def machine(visible: Units | int = 3, hidden: Units | int = 2, *, scale: float = 1.0, seed: int = 0) -> Machine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import sys
@@ -17,10 +18,9 @@ from torch.testing import assert_close
 from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Gaussian, Machine, Spin, Stack
 from pyrogen.errors import DeviceError, ModelError, NonFiniteError, SettingsError, ShapeError
 from pyrogen.inference import MCMC, BlockGibbs, ParallelTempering
-from tests.machines import joint, machine, number
+from tests.machines import KERNELS, joint, machine, number
 from tests.statistics import assert_law
 
-KERNELS = {"block gibbs": BlockGibbs, "tempering": lambda m, **how: ParallelTempering(m, rungs=3, **how)}
 kernels = pytest.mark.parametrize("make", KERNELS.values(), ids=KERNELS)
 
 
@@ -51,6 +51,25 @@ def test_thinning_keeps_every_nth_draw_of_the_run_that_is_not_thinned(make):
     if "round_trips" in thinned.stats:
         assert torch.equal(thinned.stats["round_trips"], all_of_it.stats["round_trips"].unflatten(1, (10, 3)).sum(-1))
         assert float(thinned.stats["round_trips"].sum()) > 0
+
+
+@kernels
+def test_a_step_changes_neither_the_kernel_nor_the_state_that_it_is_given(make):
+    kernel = make(machine(4, 2))
+    state = kernel.init(6)
+    for _ in range(4):
+        kept, told = copy.deepcopy(state), dict(vars(kernel))
+        after, info = kernel.step(state)
+        kernel.adapted(after, info, 0, 10)
+        assert all(torch.equal(a, b) for a, b in zip(flat(state), flat(kept), strict=True)) and vars(kernel) == told
+        assert all(x.shape[0] == 6 for x in info) and not any(x.requires_grad for x in info)
+        state = after
+
+
+def flat(state):
+    """The tensors of a state, and of the tuples in it."""
+    parts = [flat(x) if isinstance(x, tuple) else [torch.as_tensor(x)] for x in state]
+    return [x for part in parts for x in part]
 
 
 @kernels
@@ -203,6 +222,14 @@ def test_discrete_and_constant_sites_have_diagnostics_where_pyro_s_raise_or_spre
 # words
 
 
+def elsewhere():
+    return Machine(Bernoulli(1), Bernoulli(1), *(torch.zeros(shape, device="meta") for shape in ((1, 1), (1,), (1,))))
+
+
+def mixed():
+    return Machine(Bernoulli(1), Bernoulli(1), torch.zeros(1, 1), torch.zeros(1, device="meta"), torch.zeros(1))
+
+
 def stuck():
     return BlockGibbs(Machine(Gaussian(1), Gaussian(1), torch.full((1, 1), 1e5), torch.ones(1), torch.ones(1)))
 
@@ -224,7 +251,8 @@ START = {"v": torch.ones(4, 4)}
         (lambda: MCMC(NUTS(model), 5, thinning=2), SettingsError, "thinning=2 for NUTS"),
         (lambda: MCMC(NUTS(model), 5, seed=torch.Generator()), SettingsError, "Generator"),
         (lambda: MCMC(BlockGibbs(M), 5, storage="tape"), DeviceError, "tape"),
-        (lambda: MCMC(BlockGibbs(M), 5, seed=torch.Generator("meta")).run(), (DeviceError, RuntimeError), "meta|META"),
+        (lambda: MCMC(BlockGibbs(elsewhere()), 5, seed=torch.Generator()).run(), DeviceError, "a generator on cpu"),
+        (lambda: MCMC(BlockGibbs(mixed()), 5).run(), DeviceError, "W on cpu, b on meta"),
         (lambda: MCMC(BlockGibbs(M), 5).get_samples(), SettingsError, "without draws"),
         (lambda: MCMC(BlockGibbs(M), 5).diagnostics(), SettingsError, "without draws"),
         (lambda: MCMC(BlockGibbs(M), 5).run(torch.ones(3)), SettingsError, "clamp="),

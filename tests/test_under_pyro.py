@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from unittest import mock
 
 import pyro
@@ -14,10 +15,9 @@ from torch.testing import assert_close
 from pyrogen.distributions.boltzmann import Gaussian
 from pyrogen.errors import SettingsError
 from pyrogen.inference import BlockGibbs, ParallelTempering
-from tests.machines import joint, machine, number, trap
+from tests.machines import KERNELS, joint, machine, number, trap
 from tests.statistics import assert_law, assert_mean
 
-KERNELS = {"block gibbs": BlockGibbs, "tempering": lambda m, **how: ParallelTempering(m, rungs=3, **how)}
 kernels = pytest.mark.parametrize("make", KERNELS.values(), ids=KERNELS)
 
 
@@ -108,6 +108,17 @@ def test_what_is_logged_is_json_and_diagnostics_are_dicts(make):
     kernel.cleanup()
     kernel.cleanup()
     assert kernel.initial_params is None
+
+
+@kernels
+def test_kernels_can_be_sent_to_other_processes(make):
+    m = machine(3, 2)
+    kernel = make(m, clamp={"v": (torch.tensor([True, False, False]), torch.ones(3))})
+    other, draws = pickle.loads(pickle.dumps(kernel)), []
+    for one in (kernel, other):
+        pyro.set_rng_seed(1)
+        draws.append(stock(one).get_samples()["v"])
+    assert torch.equal(*draws)
 
 
 def test_a_start_that_is_set_before_setup_is_kept():

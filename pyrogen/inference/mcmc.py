@@ -203,7 +203,7 @@ class MCMC(pyro.infer.MCMC):
         sites the worst."""
         print(table(self._series(), self._drawn(), prob))
         for name, value in (self._report if self.ours else {}).items():
-            print(f"{name}: {value}")
+            print(f"{name}: {_short(value)}")
 
     def settings(self) -> dict[str, Any]:
         """What repeats this run, besides the machine."""
@@ -253,6 +253,10 @@ def _refuse(options: Mapping[str, Any], usual: Mapping[str, Any], kernel: MCMCKe
                 need="an option that this kernel has",
                 fix=f"leaving out {name}",
             )
+
+
+def _short(value: Any) -> str:
+    return " ".join(f"{one:.3g}" for one in (value if isinstance(value, list) else [value]))
 
 
 def _ranked(x: Tensor) -> bool:
