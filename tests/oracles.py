@@ -14,12 +14,26 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+DOUBLE: Any = {"dtype": torch.float64}
+ZERO = torch.zeros((), **DOUBLE)
+
 Programs = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 def bits(n: int) -> Tensor:
     """All 2^n binary vectors, (2^n, n), float64."""
     return torch.tensor(list(itertools.product([0.0, 1.0], repeat=n)), dtype=torch.float64).reshape(2**n, n)
+
+
+def normal(value: Any, loc: Any = 0.0, scale: Any = 1.0) -> Tensor:
+    """log Normal(value; loc, scale), written out."""
+    value, loc, scale = (torch.as_tensor(t, **DOUBLE) for t in (value, loc, scale))
+    return -0.5 * ((value - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)
+
+
+def bernoulli(value: Tensor, logit: Tensor) -> Tensor:
+    """log Bernoulli(value; sigmoid(logit)), written out."""
+    return value * logit - torch.nn.functional.softplus(logit)
 
 
 def minibatches(n: int, size: int) -> list[Tensor]:
