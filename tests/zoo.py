@@ -14,6 +14,7 @@ from pyrogen.models import (
     VAE,
     BernoulliPixels,
     CategoricalPixels,
+    ClassRBM,
     DiscretizedLogisticPixels,
     GaussianPixels,
     Model,
@@ -44,6 +45,7 @@ ZOO: dict[str, Callable[[], Model]] = {
     "rbm": lambda: RBM(Bernoulli(4), Bernoulli(3), particles=Persistent(1, 20), scale=0.3),
     "rbm-spin-gaussian": lambda: RBM(Spin(4), Gaussian(2), particles=Exact(), scale=0.3),
     "rbm-gaussian": lambda: RBM(Gaussian(4), Bernoulli(3), particles=Persistent(1, 20), scale=0.3),
+    "class-rbm": lambda: ClassRBM(Bernoulli(3), 2, Bernoulli(3), particles=Persistent(1, 20), scale=0.3),
     "rbm-one-hot": lambda: RBM(Categorical(2, 3), Spin(2), particles=Persistent(1, 20), scale=0.3),
 }
 
