@@ -15,7 +15,7 @@ from pyrogen.data import Dataset
 from pyrogen.diagnostics import curves, image_grid, latent_map, reconstructions
 from pyrogen.errors import PyrogenError
 from pyrogen.inference.sites import latent_sites
-from pyrogen.models import Model, Pair
+from pyrogen.models import Energy, Model, Pair
 from pyrogen.ops import evenly
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         for part in torch.zeros(n, model.width, device=device).split(500):
-            if isinstance(model, Pair) and has_codes(model):
+            if hasattr(model, "fantasies"):
+                x, mean = model.fantasies(len(part))  # type: ignore[operator]
+                drawn.append(x)
+                means.append(mean)
+            elif isinstance(model, Pair) and has_codes(model):
                 site = _observed(poutine.uncondition(model.model), part)
                 drawn.append(site["value"])
                 means.append(site["fn"].mean)
@@ -60,6 +64,9 @@ def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def drawn_title(model: Model) -> str:
+    """What `draw` gives for the picture."""
+    if isinstance(model, Energy):
+        return "samples: E[x | h], h from the model"
     return "samples: E[x | z], z from the prior" if has_codes(model) else "samples"
 
 
@@ -69,6 +76,8 @@ def reconstruct(model: Pair, x: Tensor, seed: int) -> Tensor:
     x = x.to(next(model.parameters()).device)
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
+        if isinstance(model, Energy):
+            return model.visible_given(model.hidden_given(x).sample()).mean.cpu()
         codes = poutine.trace(model.guide).get_trace(x)
         return _observed(poutine.replay(model.model, trace=codes), x)["fn"].mean.cpu()
 

@@ -2,6 +2,7 @@
 
 from pyrogen.inference.callbacks import Callback, TensorBoard
 from pyrogen.inference.conditional import Filled, sample_given
+from pyrogen.inference.discriminative import Conditional
 from pyrogen.inference.fit import Fit, fit
 from pyrogen.inference.guides import FlowGuide
 from pyrogen.inference.kernels import BlockGibbs, Kernel, ParallelTempering
@@ -9,6 +10,7 @@ from pyrogen.inference.likelihood import MaximumLikelihood
 from pyrogen.inference.mcmc import MCMC
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
 from pyrogen.inference.parallel import processes
+from pyrogen.inference.penalties import Sparsity, max_norm
 from pyrogen.inference.schedules import Cosine, Warmup
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "MCMC",
     "BlockGibbs",
     "Callback",
+    "Conditional",
     "Cosine",
     "Filled",
     "Fit",
@@ -25,9 +28,11 @@ __all__ = [
     "MaximumLikelihood",
     "Objective",
     "ParallelTempering",
+    "Sparsity",
     "TensorBoard",
     "Warmup",
     "fit",
+    "max_norm",
     "processes",
     "sample_given",
 ]

@@ -43,6 +43,8 @@ class Model(nn.Module):
 
     switches: ClassVar[tuple[str, ...]] = ()
     """The settings of `build` that are true or false."""
+    fit_defaults: ClassVar[dict[str, Any]] = {}
+    """What recipes and the command line train it with unless told, where that is not the usual: keys of [fit]."""
 
     def __init__(self, width: int, support: str) -> None:
         super().__init__()
