@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 
-from pyrogen.errors import PyrogenError, ShapeError, SupportError
+from pyrogen.errors import ModelError, PyrogenError, ShapeError, SupportError
 from pyrogen.evaluate import log_likelihood
 from pyrogen.inference import ELBO, IWAE, fit
 from pyrogen.inference.terms import run
@@ -33,6 +33,11 @@ def rows_of(model: Model, n: int) -> torch.Tensor:
 def fresh_store():
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+
+
+def reparameterized(pair: Pair, x: torch.Tensor) -> bool:
+    sites = poutine.trace(pair.guide).get_trace(x).nodes.values()
+    return all(s["fn"].has_rsample for s in sites if s["type"] == "sample" and not poutine.util.site_is_subsample(s))
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
@@ -115,6 +120,10 @@ def test_fit_trains_and_leaves_the_global_random_state_alone(name, objective):
     pair = small(name)
     x = rows_of(pair, 9)
     before, state = copy.deepcopy(pair.state_dict()), torch.get_rng_state()
+    if objective.stops_guide and not reparameterized(pair, x):
+        with pytest.raises(ModelError, match="no rsample"):
+            fit(pair, x, objective=objective, epochs=2, batch_size=4, progress=False)
+        return
     result = fit(pair, x, objective=objective, epochs=2, batch_size=4, validation=x[:3], progress=False)
     assert torch.equal(torch.get_rng_state(), state)
     assert result.history["step"] == [3, 6]

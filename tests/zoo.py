@@ -9,6 +9,8 @@ from torch import nn
 
 from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Exact, Gaussian, Persistent, Spin
 from pyrogen.models import (
+    DBM,
+    DBN,
     PPCA,
     RBM,
     VAE,
@@ -45,6 +47,9 @@ ZOO: dict[str, Callable[[], Model]] = {
     "rbm-spin-gaussian": lambda: RBM(Spin(4), Gaussian(2), particles=Exact(), scale=0.3),
     "rbm-gaussian": lambda: RBM(Gaussian(4), Bernoulli(3), particles=Persistent(1, 20), scale=0.3),
     "rbm-one-hot": lambda: RBM(Categorical(2, 3), Spin(2), particles=Persistent(1, 20), scale=0.3),
+    "dbm": lambda: DBM([Bernoulli(4), Bernoulli(3), Bernoulli(2)], particles=Persistent(1, 20), scale=0.3),
+    "dbm-mixed": lambda: DBM([Gaussian(4), Spin(2), Categorical(1, 3), Bernoulli(2)], particles=Exact(), scale=0.3),
+    "dbn": lambda: DBN([Bernoulli(4), Bernoulli(3), Bernoulli(2)], particles=Persistent(1, 20), scale=0.3),
 }
 
 

@@ -5,7 +5,9 @@ from pyrogen.inference.fit import Fit, fit
 from pyrogen.inference.likelihood import MaximumLikelihood
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
 from pyrogen.inference.parallel import processes
+from pyrogen.inference.pretraining import greedy
 from pyrogen.inference.schedules import Cosine, Warmup
+from pyrogen.inference.updown import UpDown
 
 __all__ = [
     "ELBO",
@@ -16,7 +18,9 @@ __all__ = [
     "MaximumLikelihood",
     "Objective",
     "TensorBoard",
+    "UpDown",
     "Warmup",
     "fit",
+    "greedy",
     "processes",
 ]
