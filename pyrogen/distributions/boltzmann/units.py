@@ -122,7 +122,7 @@ class Bernoulli(Units):
         return a.sigmoid()
 
     def sample(self, a: Tensor, generator: Generator | None = None) -> Tensor:
-        return torch.bernoulli(a.sigmoid(), generator=generator)
+        return _flips(a.sigmoid(), generator)
 
     def bias_of(self, mean: Tensor, rows: int) -> Tensor:
         return ((rows * mean + 0.5) / (rows + 1)).logit()
@@ -160,7 +160,7 @@ class Spin(Units):
         return a.tanh()
 
     def sample(self, a: Tensor, generator: Generator | None = None) -> Tensor:
-        return 2 * torch.bernoulli((2 * a).sigmoid(), generator=generator) - 1
+        return 2 * _flips((2 * a).sigmoid(), generator) - 1
 
     def bias_of(self, mean: Tensor, rows: int) -> Tensor:
         return torch.atanh(rows * mean / (rows + 1))
@@ -370,6 +370,14 @@ def stacked(layers: Sequence[Units]) -> Units:
     if all(type(layer) is Bernoulli for layer in layers):
         return Bernoulli(sum(layer.n for layer in layers))
     return Stack(layers)
+
+
+def _flips(p: Tensor, generator: Generator | None) -> Tensor:
+    """1 with probability p, else 0."""
+    if p.device.type != "cpu":
+        return torch.bernoulli(p, generator=generator)
+    # on a CPU torch.bernoulli takes three times as long, longer than the matrix product before it
+    return torch.rand(p.shape, dtype=p.dtype, generator=generator).lt(p).to(p.dtype)
 
 
 def _digits(numbers: Tensor, n: int, radix: int) -> Tensor:
