@@ -231,7 +231,7 @@ def test_a_temperature_costs_two_products():
         calls.append(counted.calls)
     products = [c.get("addmm", 0) + c.get("mm", 0) + c.get("bmm", 0) for c in calls]
     assert products[1] - products[0] == 2 * 20
-    assert sum(calls[1].values()) - sum(calls[0].values()) <= 21 * 20
+    assert sum(calls[1].values()) - sum(calls[0].values()) <= 25 * 20
     assert calls[0].get("_local_scalar_dense", 0) == calls[1].get("_local_scalar_dense", 0)
 
 

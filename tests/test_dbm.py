@@ -230,6 +230,16 @@ def patterns() -> Tensor:
     return (side.expand(-1, 8) + torch.bernoulli(torch.full((400, 8), 0.15), generator=g)) % 2
 
 
+def test_importance_sampling_of_a_machine_that_no_step_lists_takes_its_log_z():
+    model = small(3, 14, 13, scale=0.3)
+    x = bits(3)
+    found = log_likelihood(model, x, method="iwae", particles=500)
+    truth = [log_partition(rest) + number for rest, number in map(model.clamped, x)]
+    exact = torch.stack(truth).detach() - log_z(model, "exact").value
+    torch.testing.assert_close(found.rows, exact, rtol=0, atol=0.02)
+    assert found.kind == "lower bound" and found.log_z is not None and model.log_z is None
+
+
 def test_training_without_pretraining_comes_to_the_entropy_of_the_data():
     x = patterns()
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from pyrogen.inference.programs import Programs
 from pyrogen.inference.terms import run
 from pyrogen.inference.vectorizing import check_particles
 from pyrogen.models.contracts import Energy, Explicit, Model
-from pyrogen.models.energy import DBN
+from pyrogen.models.energy import DBM, DBN
 
 
 @torch.no_grad()
@@ -78,14 +78,14 @@ def log_likelihood(
             need="an undirected model, with a machine()",
             fix="method='iwae'",
         )
-    if annealing and not isinstance(model, DBN):
+    if annealing and not isinstance(model, DBM | DBN):
         raise SettingsError(
             got=f"{sorted(annealing)} for method {method!r}", need="no settings of annealing", fix="method='bracket'"
         )
     if method == "exact":
         return _exact(model, x, chunk)
-    if isinstance(model, DBN) and model.log_z is None:
-        return _above(model, x, seed, annealing, guide=guide, method=method, particles=particles, chunk=chunk)
+    if isinstance(model, DBM | DBN) and model.log_z is None:
+        return _normalized(model, x, seed, annealing, guide=guide, method=method, particles=particles, chunk=chunk)
     programs = Programs.of(model, guide)
     programs.check(x)
     x = x.to(_device(programs.modules, x))
@@ -113,8 +113,8 @@ def log_likelihood(
     )
 
 
-def _above(model: DBN, x: Tensor, seed: int, annealing: dict[str, Any], **settings: Any) -> LogLikelihood:
-    """Of a network whose log Z is that of its top: exact where that can be listed, else the bracket of annealing."""
+def _normalized(model: DBM | DBN, x: Tensor, seed: int, annealing: dict[str, Any], **settings: Any) -> LogLikelihood:
+    """Of a Pyro program with a log Z inside: exact where that can be listed, else the bracket of annealing."""
     model.check(x)
     annealing = {"data": x.to(_device([model], x)), "seed": seed, **annealing}
     exact = can_enumerate(model.machine(), LISTED)

@@ -18,13 +18,13 @@ from pyrogen.distributions.boltzmann import (
     Persistent,
     RBMDistribution,
     Units,
-    can_enumerate,
     stacked,
 )
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Energy, Pair, refuse_unknown
 from pyrogen.models.energy.doubled import Doubled
-from pyrogen.models.energy.rbm import HIDDEN, LISTED, chosen, visible_units
+from pyrogen.models.energy.normalized import Normalized
+from pyrogen.models.energy.rbm import HIDDEN, chosen, visible_units
 
 
 class Field(NamedTuple):
@@ -35,7 +35,7 @@ class Field(NamedTuple):
     a: Tensor  # (..., H), the inputs of the odd layers
 
 
-class DBM(Energy, Pair):
+class DBM(Normalized, Energy, Pair):
     """Layers x = l_0, l_1, ..., l_L, each given its neighbours independent of the others.
 
         E = - sum_l base(l_l) - sum_l (l_l - m_l) b_l - sum_l (l_l - m_l) W_l (l_l+1 - m_l+1),   p = exp(-E) / Z
@@ -174,8 +174,9 @@ class DBM(Energy, Pair):
     def distribution(self) -> RBMDistribution:
         """p(h) of the odd layers."""
         machine = self.machine()
-        log_z = "exact" if can_enumerate(machine, LISTED) else None
-        return RBMDistribution.of(machine.turned(), log_z=log_z, particles=_Turned(self.particles), sweeps=self.sweeps)
+        return RBMDistribution.of(
+            machine.turned(), log_z=self._known(machine), particles=_Turned(self.particles), sweeps=self.sweeps
+        )
 
     def encode(self, x: Tensor) -> Layer:
         """q(h | x) of the odd layers."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Self
 
@@ -18,15 +17,15 @@ from pyrogen.distributions.boltzmann import (
     Persistent,
     RBMDistribution,
     Units,
-    can_enumerate,
 )
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Pair, refuse_unknown
 from pyrogen.models.energy.doubled import Doubled
-from pyrogen.models.energy.rbm import HIDDEN, LISTED, RBM, chosen, visible_units
+from pyrogen.models.energy.normalized import Normalized
+from pyrogen.models.energy.rbm import HIDDEN, RBM, chosen, visible_units
 
 
-class DBN(Pair):
+class DBN(Normalized, Pair):
     """Layers x = l_0, l_1, ..., l_L: the two on top are an RBM, and each below is drawn given the one above it.
 
         model   l_L-1 ~ p_RBM(l_L-1),   l_k ~ p(l_k | g_k + l_k+1 G_k'),   k = L-2, ..., 0
@@ -73,7 +72,6 @@ class DBN(Pair):
         self.g = nn.ParameterList(torch.zeros(n) for n, _ in pairs)
         self.R = nn.ParameterList(scale * torch.randn(n, m) for n, m in pairs)
         self.r = nn.ParameterList(torch.zeros(m) for _, m in pairs)
-        self.log_z: float | None = None
 
     def machine(self) -> Machine:
         """The RBM on top: the only part with a log Z."""
@@ -82,17 +80,9 @@ class DBN(Pair):
     def distribution(self) -> RBMDistribution:
         """p(l_L-1)."""
         machine = self.machine()
-        log_z = "exact" if self.log_z is None and can_enumerate(machine, LISTED) else self.log_z
-        return RBMDistribution.of(machine, log_z=log_z, particles=self.top.particles, sweeps=self.top.sweeps)
-
-    @contextmanager
-    def normalized(self, log_z: float) -> Iterator[None]:
-        """Let log p(x) be a number, with this log Z of the top."""
-        before, self.log_z = self.log_z, log_z
-        try:
-            yield
-        finally:
-            self.log_z = before
+        return RBMDistribution.of(
+            machine, log_z=self._known(machine), particles=self.top.particles, sweeps=self.top.sweeps
+        )
 
     def model(self, x: Tensor, size: int | None = None) -> Tensor:
         with self.rows(x, size):

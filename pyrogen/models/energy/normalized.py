@@ -1,0 +1,30 @@
+"""A model whose log p(x) is a number once its log Z is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from pyrogen.distributions.boltzmann import Machine, can_enumerate
+from pyrogen.models.energy.rbm import LISTED
+
+
+class Normalized:
+    """Holds what is known of log Z of a machine that is too large to list."""
+
+    log_z: float | None = None
+
+    @contextmanager
+    def normalized(self, log_z: float) -> Iterator[None]:
+        """Let log p(x) be a number, with this log Z."""
+        before, self.log_z = self.log_z, log_z
+        try:
+            yield
+        finally:
+            self.log_z = before
+
+    def _known(self, machine: Machine) -> float | Literal["exact"] | None:
+        if self.log_z is None and can_enumerate(machine, LISTED):
+            return "exact"
+        return self.log_z
