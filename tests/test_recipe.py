@@ -25,9 +25,17 @@ def changed(**tables):
 def test_a_recipe_of_two_names_is_complete():
     recipe = Recipe.of(LEAST, "r.toml")
     assert recipe.fit == FitTable()
-    assert recipe.objective == ObjectiveTable(particles=1)
+    assert recipe.objective == ObjectiveTable(name="elbo", particles=1)
     assert recipe.evaluate == EvaluateTable(method="iwae")
     assert recipe.seed == 0
+
+
+def test_an_undirected_model_is_trained_and_measured_in_its_own_way():
+    recipe = Recipe.of(changed(model={"name": "rbm"}), "r")
+    assert recipe.objective.name == "likelihood" and recipe.evaluate.method == "auto"
+    assert recipe.fit.learning_rate == 0.01 and recipe.fit.epochs == 300
+    assert Recipe.of(changed(model={"name": "rbm"}, fit={"epochs": 7}), "r").fit.epochs == 7
+    assert Recipe.of(recipe.tables(), "r") == recipe
 
 
 def test_what_depends_on_other_keys_is_filled_in():
@@ -38,7 +46,7 @@ def test_what_depends_on_other_keys_is_filled_in():
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({}, ["no name in [model] of r.toml", "ppca, vae"]),
+        ({}, ["no name in [model] of r.toml", "ppca, ", "vae"]),
         ({"model": {"name": "vae"}}, ["no name in [data] of r.toml", "digits"]),
         (changed(model="vae"), ["model = 'vae'", "a table [model]"]),
         (changed(fit=3), ["fit = 3", "a table [fit]"]),
@@ -79,7 +87,11 @@ def test_what_depends_on_other_keys_is_filled_in():
         (changed(fit={"clip": 0}), ["clip = 0", "above 0"]),
         (changed(fit={"average": 1}), ["average = 1", "below 1", "0.5"]),
         (changed(fit={"patience": 0}), ["patience = 0"]),
-        (changed(evaluate={"method": "ais"}), ["method = 'ais'"]),
+        (changed(evaluate={"method": "anneal"}), ["method = 'anneal'"]),
+        (changed(evaluate={"method": "ais"}), ['method = "ais" for vae', "undirected"]),
+        (changed(evaluate={"chains": 5}), ["steps or chains in [evaluate] for vae"]),
+        (changed(objective={"name": "likelihood"}), ['name = "likelihood" for vae', "undirected", 'name = "elbo"']),
+        (changed(model={"name": "rbm"}, objective={"warmup": 5}), ["warmup or particles for likelihood"]),
         (changed(evaluate={"method": "exact"}), ['method = "exact" for vae', "exact log p(x)"]),
         (changed(evaluate={"particles": 0}), ["particles = 0"]),
         (changed(evaluate={"split": 3}), ["split = 3", "a word"]),

@@ -11,7 +11,7 @@ import torch
 from pyrogen.cli.recipe import Recipe
 from pyrogen.data import Dataset, load
 from pyrogen.errors import DataError, PyrogenError, RecipeError, SettingsError, SupportError
-from pyrogen.inference import ELBO, IWAE, Cosine, Objective, Warmup
+from pyrogen.inference import ELBO, IWAE, Cosine, MaximumLikelihood, Objective, Warmup
 from pyrogen.inference.schedules import Schedule
 from pyrogen.models import MODELS, Model
 
@@ -79,8 +79,10 @@ def check_data(model: Model, data: Dataset, splits: Sequence[str]) -> None:
 
 
 def objective(recipe: Recipe) -> Objective:
-    """The bound of [objective]."""
+    """What [objective] says."""
     table = recipe.objective
+    if table.name == "likelihood":
+        return MaximumLikelihood()
     settings: dict[str, Any] = {"particles": table.particles, "gradient": table.gradient}
     if table.warmup:
         settings["beta"] = Warmup(table.warmup)

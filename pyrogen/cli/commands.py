@@ -102,7 +102,7 @@ def models() -> None:
 def fit(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="One of `pyrogen models`.", show_default=False)],
     data: Annotated[str, typer.Option(help="One of the data sets.", show_default=False)],
-    objective: Annotated[str | None, typer.Option(help="elbo or iwae.")] = None,
+    objective: Annotated[str | None, typer.Option(help="elbo, iwae, or likelihood for an undirected model.")] = None,
     particles: Annotated[int | None, typer.Option(help="Of the objective.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
@@ -171,7 +171,10 @@ def sample(
 @in_words
 def evaluate(
     folder: Run,
-    method: Annotated[str | None, typer.Option(help="iwae, elbo or exact; that of the run by default.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="iwae, elbo, exact; of undirected models ais, reverse, bracket; that of the run by default."),
+    ] = None,
     particles: Annotated[int | None, typer.Option(min=1, help="As in the run by default.")] = None,
     split: Annotated[str | None, typer.Option(help="As in the run by default.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As in the run by default.")] = None,
@@ -180,17 +183,19 @@ def evaluate(
 ) -> None:
     """Measure log p(x) of a trained model on held-out rows."""
     from pyrogen.cli.report import number
-    from pyrogen.cli.run import finite
+    from pyrogen.cli.run import finite, measure
     from pyrogen.cli.saved import Saved
-    from pyrogen.evaluate import log_likelihood
 
     saved = Saved.open(folder, device)
     table = saved.recipe.evaluate
     split = split or table.split
-    found = log_likelihood(
+    data = saved.data()
+    found = measure(
+        saved.recipe,
         saved.model,
-        saved.data()[split],
-        method=method or table.method,  # type: ignore[arg-type]
+        data[split],
+        data["train"],
+        method=method or table.method,
         particles=particles or table.particles,
         seed=saved.recipe.seed if seed is None else seed,
     ).summary()

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import curves, image_grid, latent_map, reconstructions
 from pyrogen.errors import PyrogenError
-from pyrogen.models import Model, Pair
+from pyrogen.models import Energy, Model, Pair
 from pyrogen.ops import evenly
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         for part in torch.zeros(n, model.width, device=device).split(500):
-            if isinstance(model, Pair):
+            if hasattr(model, "fantasies"):
+                x, mean = model.fantasies(len(part))  # type: ignore[operator]
+                drawn.append(x)
+                means.append(mean)
+            elif isinstance(model, Pair):
                 site = _observed(poutine.uncondition(model.model), part)
                 drawn.append(site["value"])
                 means.append(site["fn"].mean)
@@ -49,12 +53,19 @@ def draw(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat(drawn).cpu(), torch.cat(means).cpu()
 
 
+def title_of(model: Model) -> str:
+    """What `draw` gives for the picture."""
+    return "samples: E[x | h], h from the model" if isinstance(model, Energy) else "samples: E[x | z], z from the prior"
+
+
 @torch.no_grad()
 def reconstruct(model: Pair, x: Tensor, seed: int) -> Tensor:
     """E[x | z] at one draw z of the guide for each row of x, (N, D)."""
     x = x.to(next(model.parameters()).device)
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
+        if isinstance(model, Energy):
+            return model.visible_given(model.hidden_given(x).sample()).mean.cpu()
         codes = poutine.trace(model.guide).get_trace(x)
         return _observed(poutine.replay(model.model, trace=codes), x)["fn"].mean.cpu()
 
@@ -69,10 +80,7 @@ def pictures(
     no_picture = "" if data.shape[0] in (1, 3) and min(data.shape[1:]) > 1 else f"{data.name} has no pictures"
     yield (
         "samples.png",
-        no_picture
-        or _or_reason(
-            lambda: image_grid(draw(model, 100, seed)[1], data.shape, title="samples: E[x | z], z from the prior")
-        ),
+        no_picture or _or_reason(lambda: image_grid(draw(model, 100, seed)[1], data.shape, title=title_of(model))),
     )
     if not isinstance(model, Pair):
         no_picture = no_picture or f"{type(model).__name__} has no guide"

@@ -30,6 +30,8 @@ from typing import Any, Self
 from pyrogen.errors import RecipeError
 
 _MANY = 10**9
+_OBJECTIVES = {"elbo": "stl", "iwae": "dreg", "likelihood": "auto"}  # with the gradient that only they have
+_ANNEALED = ("ais", "reverse", "bracket", "raise")
 
 
 def _setting(default: Any, **limits: Any) -> Any:
@@ -39,9 +41,9 @@ def _setting(default: Any, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class ObjectiveTable:
-    """[objective]: the bound that training maximises."""
+    """[objective]: what training maximises, a bound on log p(x) or itself."""
 
-    name: str = _setting("elbo", choices=("elbo", "iwae"))
+    name: str = _setting("auto", choices=("auto", *_OBJECTIVES))  # auto: likelihood for an Energy model, else elbo
     particles: int | None = _setting(None, least=1, most=100_000)  # 1 for elbo, 5 for iwae
     warmup: int = _setting(0, least=0, most=_MANY)  # steps over which the KL gains its weight
     free_bits: float = _setting(0.0, least=0.0)  # nats per latent dimension, elbo only
@@ -66,8 +68,11 @@ class FitTable:
 class EvaluateTable:
     """[evaluate]: the number that is reported."""
 
-    method: str = _setting("auto", choices=("auto", "iwae", "elbo", "exact"))  # auto: exact where possible, else iwae
+    # auto: exact where possible, else iwae; for an Energy model bracket, and it is the machine's size that decides
+    method: str = _setting("auto", choices=("auto", "iwae", "elbo", "exact", *_ANNEALED))
     particles: int = _setting(500, least=1, most=10_000_000)
+    steps: int | None = _setting(None, least=1, most=10_000_000)  # of annealing, for an Energy model
+    chains: int | None = _setting(None, least=1, most=10_000_000)  # of annealing
     split: str = _setting("test")
 
 
@@ -126,7 +131,9 @@ class Recipe:
         seed = _checked("seed", tables.get("seed", 0), int, {"least": 0, "most": 2**32 - 1}, source)
         model, settings = _named("model", tables, source)
         data, options = _named("data", tables, source)
-        parts = {name: _table(name, tables.get(name, {}), source) for name in _TABLES}
+        given = {name: tables.get(name, {}) for name in _TABLES}
+        given["fit"] = _fit_defaults(model) | given["fit"]
+        parts = {name: _table(name, given[name], source) for name in _TABLES}
         return _completed(cls(model, settings, data, options, seed=seed, **parts), source)
 
     def tables(self) -> dict[str, Any]:
@@ -184,6 +191,12 @@ def _names(table: str) -> list[str]:
     return sorted(names())
 
 
+def _fit_defaults(model: str) -> dict[str, Any]:
+    from pyrogen.models import MODELS
+
+    return dict(MODELS[model].fit_defaults)
+
+
 def _table(name: str, given: Mapping[str, Any], source: str) -> Any:
     cls = _TABLES[name]
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -239,30 +252,39 @@ def _example(kind: type, limits: Mapping[str, Any]) -> str:
 
 def _completed(recipe: Recipe, source: str) -> Any:
     """Check what each key allows by itself, but not all of them together; fill in what depends on the rest."""
-    from pyrogen.models import MODELS, Explicit, Pair
+    from pyrogen.models import MODELS, Energy, Explicit, Pair
 
     objective, evaluate = recipe.objective, recipe.evaluate
-    own = {"elbo": "stl", "iwae": "dreg"}[objective.name]
-    explicit, pair = (issubclass(MODELS[recipe.model], contract) for contract in (Explicit, Pair))
+    explicit, pair, energy = (issubclass(MODELS[recipe.model], contract) for contract in (Explicit, Pair, Energy))
+    name = objective.name if objective.name != "auto" else "likelihood" if energy else "elbo"
+    own = _OBJECTIVES[name]
     found: tuple[str, str, str] | None = None
-    if objective.gradient not in ("auto", own):
-        found = f'gradient = "{objective.gradient}" for {objective.name}', f"auto or {own}", f'gradient = "{own}"'
-    elif objective.free_bits and objective.name != "elbo":
-        found = f"free_bits for {objective.name}", "elbo", 'name = "elbo" in [objective]'
+    if name == "likelihood" and not energy:
+        found = f'name = "likelihood" for {recipe.model}', "an undirected model such as rbm", 'name = "elbo"'
+    elif objective.gradient not in ("auto", own):
+        found = f'gradient = "{objective.gradient}" for {name}', f"auto or {own}", f'gradient = "{own}"'
+    elif objective.free_bits and name != "elbo":
+        found = f"free_bits for {name}", "elbo", 'name = "elbo" in [objective]'
+    elif name == "likelihood" and (objective.warmup or objective.particles):
+        found = "warmup or particles for likelihood", "neither", "k and chains in [model]"
     elif recipe.fit.hold and recipe.fit.schedule != "cosine":
         found = "hold without a cosine in [fit]", 'schedule = "cosine"', "leaving out hold"
-    elif evaluate.method == "exact" and not explicit:
+    elif evaluate.method == "exact" and not (explicit or energy):
         found = f'method = "exact" for {recipe.model}', "a model with an exact log p(x)", 'method = "iwae"'
     elif evaluate.method in ("iwae", "elbo") and not pair:
         found = f'method = "{evaluate.method}" for {recipe.model}', "a model with a guide", 'method = "exact"'
+    elif evaluate.method in _ANNEALED and not energy:
+        found = f'method = "{evaluate.method}" for {recipe.model}', "an undirected model", 'method = "iwae"'
+    elif (evaluate.steps or evaluate.chains) and not energy:
+        found = f"steps or chains in [evaluate] for {recipe.model}", "an undirected model", "particles"
     if found:
         got, need, fix = found
         raise RecipeError(got=f"{got} in {source}", need=need, fix=fix)
-    particles = objective.particles or {"elbo": 1, "iwae": 5}[objective.name]
-    method = evaluate.method if evaluate.method != "auto" else "exact" if explicit else "iwae"
+    particles = objective.particles or {"elbo": 1, "iwae": 5, "likelihood": None}[name]
+    method = evaluate.method if evaluate.method != "auto" or energy else "exact" if explicit else "iwae"
     return dataclasses.replace(
         recipe,
-        objective=dataclasses.replace(objective, particles=particles),
+        objective=dataclasses.replace(objective, name=name, particles=particles),
         evaluate=dataclasses.replace(evaluate, method=method),
     )
 

@@ -29,7 +29,7 @@ def report(outcome: Outcome) -> str:
         "",
         "Try next:",
         f"  pyrogen sample {quoted} -n 100 --seed 1",
-        f"  pyrogen evaluate {quoted} --particles {10 * max(100, result['log_likelihood']['particles'])}",
+        f"  pyrogen evaluate {quoted} {_other(result['log_likelihood'])}",
         f"  pyrogen run {quoted}/recipe.toml --out {quoted}-again",
     ]
     if "posterior.nc" not in outcome.not_made and quoted == folder:
@@ -39,7 +39,13 @@ def report(outcome: Outcome) -> str:
 
 def number(found: dict[str, Any]) -> str:
     """A log-likelihood with its kind and both errors."""
-    sign = "=" if found["kind"] == "exact" else ">="
+    sign = {"exact": "=", "lower bound": ">=", "upper bound": "<="}.get(found["kind"], "~")
+    if "bracket" in found:
+        low, high = found["bracket"]
+        return (
+            f"log p(x) in [{low:.3f}, {high:.3f}] +- {found['stderr']:.3f} nats per row (by annealing back and forth, "
+            f"{found['n']:,} rows, Monte-Carlo error {found['mc_stderr']:.3f})"
+        )
     noise = f", Monte-Carlo error {found['mc_stderr']:.3f}" if found["mc_stderr"] else ""
     how = found["method"] + (f" with {found['particles']} particles" if found["particles"] else "")
     by = "" if found["kind"] == found["method"] else f" by {how}"
@@ -47,6 +53,13 @@ def number(found: dict[str, Any]) -> str:
         f"log p(x) {sign} {found['mean']:.3f} +- {found['stderr']:.3f} nats per row "
         f"({found['kind']}{by}, {found['n']:,} rows{noise})"
     )
+
+
+def _other(found: dict[str, Any]) -> str:
+    """Options that measure it again in another way."""
+    if "log_z" in found:
+        return f"--method {'ais' if found['method'] == 'exact' else 'reverse'}"
+    return f"--particles {10 * max(100, found['particles'])}"
 
 
 def _more(result: dict[str, Any]) -> list[str]:

@@ -27,13 +27,13 @@ from pyrogen.cli.recipe import Recipe
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
 from pyrogen.errors import OutputError, PyrogenError
-from pyrogen.evaluate import latent_report, log_likelihood
+from pyrogen.evaluate import LogLikelihood, latent_report, log_likelihood
 from pyrogen.inference import Fit, fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.inference.checkpoints import Checkpoints
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.run_folder import CHECKPOINTS, RunFolder
-from pyrogen.models import Model, Pair
+from pyrogen.models import Energy, Model, Pair
 from pyrogen.ops import evenly, resolve_device
 
 POSTERIOR_ROWS, POSTERIOR_DRAWS = 200, 200
@@ -188,7 +188,7 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
     model, result, table, seed = trained.model, outcome.result, recipe.evaluate, recipe.seed
     x = data[table.split]
     say(f"evaluating {len(x):,} rows by {table.method}")
-    number = log_likelihood(model, x, method=table.method, particles=table.particles, seed=seed)  # type: ignore[arg-type]
+    number = measure(recipe, model, x, data["train"], method=table.method, particles=table.particles, seed=seed)
     result["log_likelihood"] = number.summary()
     result["latent"] = _latent(model, x[evenly(len(x), LATENT_ROWS)], seed)
     say("drawing")
@@ -200,6 +200,15 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
     _posterior(outcome, trained, x[evenly(len(x), POSTERIOR_ROWS)], seed)
     result["files"] = [name for name in FILES if name not in outcome.not_made]
     result["not_made"] = outcome.not_made
+
+
+def measure(recipe: Recipe, model: Model, x: Tensor, train: Tensor, method: str, **settings: Any) -> LogLikelihood:
+    """log p(x) by a method of [evaluate]; annealing starts at the rates of the training rows."""
+    if isinstance(model, Energy):
+        table = recipe.evaluate
+        given = {"steps": table.steps, "chains": table.chains, "data": train}
+        settings |= {name: value for name, value in given.items() if value is not None}
+    return log_likelihood(model, x, method=None if method == "auto" else method, **settings)  # type: ignore[arg-type]
 
 
 def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
@@ -231,7 +240,7 @@ def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
 
 
 def _latent(model: Model, x: Tensor, seed: int) -> dict[str, Any] | None:
-    if not isinstance(model, Pair) or len(x) < 2:
+    if not isinstance(model, Pair) or isinstance(model, Energy) or len(x) < 2:
         return None
     try:
         return latent_report(model, x, seed=seed).summary()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrogen.cli.pictures import draw, png
+from pyrogen.cli.pictures import draw, png, title_of
 from pyrogen.cli.saved import Saved
 from pyrogen.diagnostics import image_grid
 from pyrogen.errors import SettingsError
@@ -30,7 +30,7 @@ def write_samples(saved: Saved, n: int, seed: int, path: Path) -> None:
     x, mean = draw(saved.model, n, seed)
     if path.suffix == ".png":
         content = png(
-            image_grid(mean, saved.result["data_shape"], title=f"{saved.recipe.model}: E[x | z], z from the prior")
+            image_grid(mean, saved.result["data_shape"], title=f"{saved.recipe.model}, {title_of(saved.model)}")
         )
     else:
         buffer = io.BytesIO()

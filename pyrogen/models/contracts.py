@@ -40,6 +40,9 @@ class Model(nn.Module):
     recipe: ClassVar[str] = ""
     """The name under which recipes and the command line build this model; empty if they cannot."""
 
+    fit_defaults: ClassVar[dict[str, Any]] = {}
+    """What recipes and the command line train it with unless told, where that is not the usual: keys of [fit]."""
+
     def __init__(self, width: int, support: str) -> None:
         super().__init__()
         self.width, self.support = width, support

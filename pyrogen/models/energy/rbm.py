@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
@@ -31,8 +31,8 @@ from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Energy, Pair, refuse_unknown
 from pyrogen.ops.checks import group_of
 
-LISTED = 2**12
-"""log Z is summed at every step of a Pyro program where a layer has at most so many states: a millisecond."""
+LISTED, LISTED_WITHOUT_GRADIENTS = 2**12, 2**16
+"""log Z is summed at every run of the Pyro program where a layer has at most so many states: 1 and 50 milliseconds."""
 
 
 class RBM(Energy, Pair):
@@ -47,8 +47,8 @@ class RBM(Energy, Pair):
     Fischer and Wiskott 2016, arXiv:1311.1354): mu is the mean of the training rows, set by `prepare`, and lam follows
     the mean of p(h | x) when `recentre` is called; `fit` does so after each epoch. They start at the means at input 0.
 
-    The Pyro program knows log Z where the smaller layer has at most 2^12 states. For larger machines the value of
-    the "x" site exists only while gradients are taken, and is an energy gap then; see `RBMDistribution`.
+    The Pyro program knows log Z where the smaller layer has at most 2^12 states, 2^16 while no gradients are taken. For
+    larger machines the value of "x" exists only while they are, and is an energy gap then; see `RBMDistribution`.
 
     Shape: x and v are (N, V), h is (N, H), where V and H are the widths of the layers.
     Source: Smolensky 1986; Hinton 2002; Welling, Rosen-Zvi and Hinton 2005 for units other than bits.
@@ -65,6 +65,12 @@ class RBM(Energy, Pair):
     """
 
     recipe = "rbm"
+    fit_defaults: ClassVar[dict[str, Any]] = {
+        "epochs": 300,
+        "learning_rate": 0.01,
+        "schedule": "cosine",
+        "average": 0.995,
+    }
     h_mean: Tensor
     mu: Tensor
     lam: Tensor
@@ -104,7 +110,8 @@ class RBM(Energy, Pair):
     def distribution(self) -> RBMDistribution:
         """p(v)."""
         machine = self.machine()
-        log_z = "exact" if can_enumerate(machine, LISTED) else None
+        most = LISTED if torch.is_grad_enabled() else LISTED_WITHOUT_GRADIENTS
+        log_z = "exact" if can_enumerate(machine, most) else None
         return RBMDistribution.of(machine, log_z=log_z, particles=self.particles, sweeps=self.sweeps)
 
     def model(self, x: Tensor, size: int | None = None) -> Tensor:
@@ -121,6 +128,13 @@ class RBM(Energy, Pair):
     def _exact_hidden(self, x: Tensor) -> Layer:
         # without gradients on both sides: log p(h | x) - log q(h | x) is 0 whatever the weights
         return self.hidden_given(x)
+
+    @torch.no_grad()
+    def fantasies(self, n: int) -> tuple[Tensor, Tensor]:
+        """n rows of p(v), (n, V), and the E[v | h] that each is drawn around, (n, V)."""
+        machine = self.machine()
+        a = machine.visible_input(machine.up(self.distribution().sample((n,))))
+        return self.visible.sample(a), self.visible.mean(a)
 
     def encode(self, x: Tensor) -> Layer:
         """p(h | x)."""
@@ -170,7 +184,7 @@ class RBM(Energy, Pair):
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
         known = {
-            "hidden": 64,
+            "hidden": 16,
             "hidden_units": "bernoulli",
             "particles": "pcd",
             "k": 1,
