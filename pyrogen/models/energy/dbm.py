@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pyro
 import torch
@@ -24,7 +24,7 @@ from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Energy, Pair, refuse_unknown
 from pyrogen.models.energy.doubled import Doubled
 from pyrogen.models.energy.normalized import Normalized
-from pyrogen.models.energy.rbm import HIDDEN, chosen, visible_units
+from pyrogen.models.energy.rbm import HIDDEN, RBM, chosen, visible_units
 
 
 class Field(NamedTuple):
@@ -68,7 +68,8 @@ class DBM(Normalized, Energy, Pair):
         ModelError: fewer than three layers, or neighbours that are both unbounded.
     """
 
-    recipe = ""
+    recipe = "dbm"
+    fit_defaults: ClassVar[dict[str, Any]] = RBM.fit_defaults
     free_energy_is_bound = True
     mu: Tensor
     lam: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
@@ -50,7 +50,8 @@ class DBN(Normalized, Pair):
         ModelError: fewer than three layers.
     """
 
-    recipe = ""
+    recipe = "dbn"
+    fit_defaults: ClassVar[dict[str, Any]] = RBM.fit_defaults
 
     def __init__(
         self,

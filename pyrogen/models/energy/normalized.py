@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
+
 from pyrogen.distributions.boltzmann import Machine, can_enumerate
-from pyrogen.models.energy.rbm import LISTED
+from pyrogen.models.energy.rbm import LISTED, LISTED_WITHOUT_GRADIENTS
 
 
 class Normalized:
@@ -25,6 +27,7 @@ class Normalized:
             self.log_z = before
 
     def _known(self, machine: Machine) -> float | Literal["exact"] | None:
-        if self.log_z is None and can_enumerate(machine, LISTED):
+        most = LISTED if torch.is_grad_enabled() else LISTED_WITHOUT_GRADIENTS
+        if self.log_z is None and can_enumerate(machine, most):
             return "exact"
         return self.log_z
