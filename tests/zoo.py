@@ -20,6 +20,8 @@ from pyrogen.distributions.transforms import (
     Sylvester,
 )
 from pyrogen.models import (
+    DBM,
+    DBN,
     FVBN,
     GSN,
     MADE,
@@ -110,6 +112,9 @@ ZOO: dict[str, Callable[[], Model]] = {
     "sphere-flow": lambda: SphereFlow(Flow([Rotation(3, 1.0), CylinderSpline(4, (5,)), Rotation(3, 1.0)])),
     "sphere-flow-exponential": lambda: SphereFlow.build(4, (1, 1, 4), "sphere", kind="exponential", layers=2, bumps=2),
     "torus-flow": lambda: TorusFlow.build(3, (1, 1, 3), "torus", layers=2, bins=4, hidden=[5]),
+    "dbm": lambda: DBM([Bernoulli(4), Bernoulli(3), Bernoulli(2)], particles=Persistent(1, 20), scale=0.3),
+    "dbm-mixed": lambda: DBM([Gaussian(4), Spin(2), Categorical(1, 3), Bernoulli(2)], particles=Exact(), scale=0.3),
+    "dbn": lambda: DBN([Bernoulli(4), Bernoulli(3), Bernoulli(2)], particles=Persistent(1, 20), scale=0.3),
 }
 
 

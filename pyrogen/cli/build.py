@@ -12,7 +12,7 @@ import torch
 from pyrogen.cli.recipe import Recipe
 from pyrogen.data import Dataset, load
 from pyrogen.errors import DataError, PyrogenError, RecipeError, SettingsError, SupportError
-from pyrogen.inference import ELBO, IWAE, Cosine, MaximumLikelihood, Objective, Warmup
+from pyrogen.inference import ELBO, IWAE, Cosine, MaximumLikelihood, Objective, UpDown, Warmup
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.training import Optimizer
 from pyrogen.models import MODELS, Model
@@ -85,6 +85,8 @@ def objective(recipe: Recipe) -> Objective:
     table = recipe.objective
     if table.name == "likelihood":
         return MaximumLikelihood()
+    if table.name == "updown":
+        return UpDown()
     settings: dict[str, Any] = {"particles": table.particles, "gradient": table.gradient}
     if table.warmup:
         settings["beta"] = Warmup(table.warmup)
@@ -100,9 +102,9 @@ def optimizer(recipe: Recipe) -> Optimizer | None:
     return functools.partial(torch.optim.SGD, lr=recipe.fit.learning_rate)
 
 
-def schedule(recipe: Recipe, rows: int) -> Schedule | None:
-    """The learning rate's course over all steps."""
+def schedule(recipe: Recipe, rows: int, epochs: int | None = None) -> Schedule | None:
+    """The learning rate's course over all steps of so many epochs, those of [fit] unless given."""
     table = recipe.fit
     if table.schedule == "constant":
         return None
-    return Cosine(table.epochs * math.ceil(rows / table.batch_size), hold=table.hold)
+    return Cosine((epochs or table.epochs) * math.ceil(rows / table.batch_size), hold=table.hold)

@@ -77,7 +77,7 @@ def reconstruct(model: Pair, x: Tensor, seed: int) -> Tensor:
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         if isinstance(model, Energy):
-            return model.visible_given(model.hidden_given(x).sample()).mean.cpu()
+            return model.visible_given(model.hidden_given(model.filled(x)).sample()).mean[:, : model.width].cpu()
         codes = poutine.trace(model.guide).get_trace(x)
         return _observed(poutine.replay(model.model, trace=codes), x)["fn"].mean.cpu()
 

@@ -30,7 +30,12 @@ from typing import Any, Self
 from pyrogen.errors import RecipeError
 
 _MANY = 10**9
-_OBJECTIVES = {"elbo": "stl", "iwae": "dreg", "likelihood": "auto"}  # with the gradient that only they have
+_OBJECTIVES = {
+    "elbo": "stl",
+    "iwae": "dreg",
+    "likelihood": "auto",
+    "updown": "auto",
+}  # with the gradient that only they have
 _ANNEALED = ("ais", "reverse", "bracket", "raise")
 
 
@@ -46,7 +51,7 @@ def _setting(default: Any, **limits: Any) -> Any:
 class ObjectiveTable:
     """[objective]: what training maximises, a bound on log p(x) or itself."""
 
-    name: str = _setting("auto", choices=("auto", *_OBJECTIVES))  # auto: likelihood for an Energy model, else elbo
+    name: str = _setting("auto", choices=("auto", *_OBJECTIVES))  # auto: by the model
     particles: int | None = _setting(None, least=1, most=100_000)  # 1 for elbo, 5 for iwae
     warmup: int = _setting(0, least=0, most=_MANY)  # steps over which the KL gains its weight
     free_bits: float = _setting(0.0, least=0.0)  # nats per latent dimension, elbo only
@@ -68,6 +73,7 @@ class FitTable:
     patience: int | None = _setting(None, least=1, most=_MANY)  # epochs without a better validation bound
     compile: str = _setting("eager", choices=("auto", "eager", "graph", "inductor", "cudagraph"), silent=True)
     precision: str = _setting("float32", choices=("float32", "tf32", "bfloat16"), silent=True)
+    greedy: int = _setting(0, least=0, most=_MANY)  # epochs of pre-training for each pair of layers of a dbm or dbn
 
 
 @dataclass(frozen=True)
@@ -273,21 +279,27 @@ def _example(kind: type, limits: Mapping[str, Any]) -> str:
 
 def _completed(recipe: Recipe, source: str) -> Any:
     """Check what each key allows by itself, but not all of them together; fill in what depends on the rest."""
-    from pyrogen.models import MODELS, Chain, Energy, Explicit, Pair
+    from pyrogen.models import DBM, DBN, MODELS, Chain, Energy, Explicit, Pair
 
     objective, evaluate, cls = recipe.objective, recipe.evaluate, MODELS[recipe.model]
     explicit, pair, chain, energy = (issubclass(cls, contract) for contract in (Explicit, Pair, Chain, Energy))
-    name = objective.name if objective.name != "auto" else "likelihood" if energy else "elbo"
+    network = issubclass(cls, DBN)
+    usual = "likelihood" if energy else "updown" if network else "elbo"
+    name = usual if objective.name == "auto" else objective.name
     own = _OBJECTIVES[name]
     found: tuple[str, str, str] | None = None
     if name == "likelihood" and not energy:
         found = f'name = "likelihood" for {recipe.model}', "an undirected model such as rbm", 'name = "elbo"'
+    elif name == "updown" and not network:
+        found = f'name = "updown" for {recipe.model}', "a dbn", 'name = "elbo"'
+    elif recipe.fit.greedy and not issubclass(MODELS[recipe.model], DBM | DBN):
+        found = f"greedy in [fit] for {recipe.model}", "a dbm or a dbn", "greedy = 0"
     elif objective.gradient not in ("auto", own):
         found = f'gradient = "{objective.gradient}" for {name}', f"auto or {own}", f'gradient = "{own}"'
     elif objective.free_bits and name != "elbo":
         found = f"free_bits for {name}", "elbo", 'name = "elbo" in [objective]'
-    elif name == "likelihood" and (objective.warmup or objective.particles):
-        found = "warmup or particles for likelihood", "neither", "k and chains in [model]"
+    elif name in ("likelihood", "updown") and (objective.warmup or objective.particles):
+        found = f"warmup or particles for {name}", "neither", "k and chains in [model]"
     elif recipe.fit.hold and recipe.fit.schedule != "cosine":
         found = "hold without a cosine in [fit]", 'schedule = "cosine"', "leaving out hold"
     elif evaluate.method == "exact" and not (explicit or energy):
@@ -298,12 +310,12 @@ def _completed(recipe: Recipe, source: str) -> Any:
         found = f'method = "csl" for {recipe.model}', "a model that is a Markov chain", 'method = "auto"'
     elif evaluate.method in _ANNEALED and not energy:
         found = f'method = "{evaluate.method}" for {recipe.model}', "an undirected model", 'method = "auto"'
-    elif (evaluate.steps or evaluate.chains) and not energy:
+    elif (evaluate.steps or evaluate.chains) and not (energy or network):
         found = f"steps or chains in [evaluate] for {recipe.model}", "an undirected model", "particles"
     if found:
         got, need, fix = found
         raise RecipeError(got=f"{got} in {source}", need=need, fix=fix)
-    particles = objective.particles or {"elbo": 1, "iwae": 5, "likelihood": None}[name]
+    particles = objective.particles or {"elbo": 1, "iwae": 5, "likelihood": None, "updown": None}[name]
     usual = "auto" if energy else "exact" if explicit else "csl" if chain else "iwae"
     method = evaluate.method if evaluate.method != "auto" else usual
     return dataclasses.replace(

@@ -28,13 +28,13 @@ from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
 from pyrogen.errors import OutputError, PyrogenError
 from pyrogen.evaluate import LogLikelihood, latent_report, log_likelihood
-from pyrogen.inference import Fit, fit
+from pyrogen.inference import Fit, fit, greedy
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.inference.checkpoints import Checkpoints
 from pyrogen.inference.compiling import Compile
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.run_folder import CHECKPOINTS, RunFolder
-from pyrogen.models import Energy, Model, Pair
+from pyrogen.models import DBN, Energy, Model, Pair
 from pyrogen.ops import evenly, resolve_device
 from pyrogen.ops.precision import Precision
 
@@ -100,6 +100,8 @@ def run(
             claimed = RunFolder(out, resume=resume, overwrite=overwrite)
             place = ranks.at_first(lambda: stack.enter_context(claimed))
             say(f"{recipe.model}, {_parameters(model):,} parameters, on {rows}, {target}")
+            if recipe.fit.greedy:
+                _pretrain(recipe, model, data["train"], target, say)
             trained = _fit(recipe, model, data, target, place, not quiet)
             say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
             outcome = Outcome(Path(out), _result(recipe, data, trained))
@@ -176,6 +178,25 @@ def _fit(
     )
 
 
+def _pretrain(recipe: Recipe, model: Any, train: Tensor, device: torch.device, say: Callable[[str], None]) -> None:
+    """Train the layers of a deep model pair by pair; the same every time, so that a resumed run starts alike."""
+    table = recipe.fit
+    fits = greedy(
+        model,
+        train,
+        epochs=table.greedy,
+        batch_size=table.batch_size,
+        learning_rate=table.learning_rate,
+        schedule=schedule(recipe, len(train), table.greedy),
+        clip=table.clip,
+        average=table.average,
+        seed=recipe.seed,
+        device=device,
+        progress=False,
+    )
+    say(f"pre-trained {len(fits)} pairs of layers, {sum(found.seconds for found in fits):.0f} s")
+
+
 def _keep(outcome: Outcome, folder: Folder, recipe: Recipe, trained: Fit) -> None:
     """Write what training gave, before anything else can go wrong."""
     path, result = folder.path, outcome.result
@@ -209,7 +230,7 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
 
 def measure(recipe: Recipe, model: Model, x: Tensor, train: Tensor, method: str, **settings: Any) -> LogLikelihood:
     """log p(x) by a method of [evaluate]; annealing starts at the rates of the training rows."""
-    if isinstance(model, Energy):
+    if isinstance(model, Energy | DBN):
         table = recipe.evaluate
         given = {"steps": table.steps, "chains": table.chains, "data": train}
         settings |= {name: value for name, value in given.items() if value is not None}

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, get_args
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrogen.distributions.boltzmann import Machine
+from pyrogen.distributions.boltzmann import Machine, can_enumerate
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.evaluate.csl import csl
+from pyrogen.evaluate.partition import LISTED, bracket, log_z
 from pyrogen.evaluate.result import LogLikelihood, Method, Undirected, stderr_of
-from pyrogen.evaluate.undirected import undirected_log_likelihood, usual_method
+from pyrogen.evaluate.undirected import ends_of, undirected_log_likelihood, usual_method
 from pyrogen.inference.programs import Programs
 from pyrogen.inference.terms import run
 from pyrogen.inference.vectorizing import check_particles
 from pyrogen.models.contracts import Chain, Energy, Explicit, Model
+from pyrogen.models.energy import DBM, DBN
 
 
 @torch.no_grad()
@@ -77,7 +80,7 @@ def log_likelihood(
             need="an undirected model, with a machine()",
             fix="method='iwae'",
         )
-    if annealing:
+    if annealing and not isinstance(model, DBM | DBN):
         raise SettingsError(
             got=f"{sorted(annealing)} for method {method!r}", need="no settings of annealing", fix="method='bracket'"
         )
@@ -91,6 +94,8 @@ def log_likelihood(
         )
     if isinstance(model, Chain):
         return csl(model, x, particles=particles, seed=seed, chunk=chunk)
+    if isinstance(model, DBM | DBN) and model.log_z is None:
+        return _normalized(model, x, seed, annealing, guide=guide, method=method, particles=particles, chunk=chunk)
     programs = Programs.of(model, guide)
     programs.check(x)
     x = x.to(_device(programs.modules, x))
@@ -116,6 +121,19 @@ def log_likelihood(
         seed=seed,
         ess=ess,
     )
+
+
+def _normalized(model: DBM | DBN, x: Tensor, seed: int, annealing: dict[str, Any], **settings: Any) -> LogLikelihood:
+    """Of a Pyro program with a log Z inside: exact where that can be listed, else the bracket of annealing."""
+    model.check(x)
+    annealing = {"data": x.to(_device([model], x)), "seed": seed, **annealing}
+    exact = can_enumerate(model.machine(), LISTED)
+    found = log_z(model, "exact") if exact else bracket(model, **annealing)
+    value, error, _ = ends_of(found)
+    with model.normalized(value):
+        rows = log_likelihood(model, x, seed=seed, **settings)
+    kind = rows.kind if exact else "estimate"
+    return replace(rows, kind=kind, mc_stderr=math.hypot(rows.mc_stderr, error), log_z=found)
 
 
 def _exact(model: Any, x: Tensor, chunk: int) -> LogLikelihood:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ from pyrogen.distributions.boltzmann import (
     three_piece,
 )
 from pyrogen.errors import ModelError, SettingsError
-from pyrogen.models.contracts import Model
+from pyrogen.models.contracts import Energy, Model
+from pyrogen.models.energy import DBN
 
 Kind = Literal["exact", "lower bound", "upper bound", "estimate"]
 Method = Literal["exact", "ais", "reverse"]
@@ -154,7 +155,7 @@ def log_z(
     if chains < 1:
         raise SettingsError(got=f"{chains} chains", need="at least one", fix="chains=100")
     generator = Generator(machine.b.device).manual_seed(seed + (method == "reverse"))
-    rows = None if data is None else rows_of(model, machine, data, generator)
+    rows = None if data is None else rows_of(model, machine, data)
     base = base_of(machine, rows, generator) if base is None else base
     ladder = ladder_of(machine, base, schedule, steps, generator)
     settings: dict[str, Any] = {"chains": chains, "steps": len(ladder) - 1, "sweeps": sweeps, "seed": seed}
@@ -207,13 +208,12 @@ def machine_of(model: Any) -> Machine:
     return found.detached()
 
 
-def rows_of(model: Any, machine: Machine, data: Tensor, generator: Generator) -> Tensor:
-    """Rows of the machine's visible layer, which in a deep machine is wider than the data."""
+def rows_of(model: Any, machine: Machine, data: Tensor) -> Tensor:
+    """Rows of the machine's visible layer, which in a deep model is wider than the data."""
     if isinstance(model, Model):
         model.check(data)
-    complete: Callable[..., Tensor] | None = getattr(model, "complete", None)
     data = data.to(machine.b)
-    return data if complete is None else complete(data, generator)
+    return model.filled(data) if isinstance(model, Energy | DBN) else data
 
 
 def base_of(machine: Machine, rows: Tensor | None, generator: Generator) -> Tensor:

@@ -24,6 +24,7 @@ from pyrogen.evaluate.partition import (
     rows_of,
 )
 from pyrogen.evaluate.result import LogLikelihood, Undirected, stderr_of
+from pyrogen.models.contracts import Energy
 
 
 def usual_method(model: Any) -> Undirected:
@@ -46,9 +47,9 @@ def undirected_log_likelihood(
         found = bracket(model, **settings)
     else:
         found = log_z(model, method, **settings)
-    value, error, chains = _ends(found)
+    value, error, chains = ends_of(found)
     rows = -torch.cat([model.free_energy(part).double() for part in x.split(chunk)]).cpu() - value
-    is_bound = bool(getattr(model, "free_energy_is_bound", False))
+    is_bound = isinstance(model, Energy) and model.free_energy_is_bound
     return LogLikelihood(
         rows=rows,
         mean=float(rows.mean()),
@@ -63,7 +64,7 @@ def undirected_log_likelihood(
     )
 
 
-def _ends(found: LogZ | Bracket) -> tuple[float, float, int]:
+def ends_of(found: LogZ | Bracket) -> tuple[float, float, int]:
     """The lower log Z, the larger error of the two, and the chains."""
     if isinstance(found, Bracket):
         return found.below.value, max(found.below.stderr, found.above.stderr), found.below.settings["chains"]
@@ -94,7 +95,7 @@ def _raised(
     machine = machine_of(model)
     generator = torch.Generator(machine.b.device).manual_seed(seed)
     if base is None:
-        base = base_of(machine, rows_of(model, machine, data, generator), generator)
+        base = base_of(machine, rows_of(model, machine, data), generator)
     ladder = ladder_of(machine, base, schedule, steps, generator)
     log_w = raised(machine, base, ladder, x, chains, generator, sweeps=sweeps).T.cpu()
     share = log_w.softmax(0)

@@ -11,7 +11,9 @@ from pyrogen.inference.mcmc import MCMC
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
 from pyrogen.inference.parallel import processes
 from pyrogen.inference.penalties import Sparsity, max_norm
+from pyrogen.inference.pretraining import greedy
 from pyrogen.inference.schedules import Cosine, Warmup
+from pyrogen.inference.updown import UpDown
 
 __all__ = [
     "ELBO",
@@ -30,8 +32,10 @@ __all__ = [
     "ParallelTempering",
     "Sparsity",
     "TensorBoard",
+    "UpDown",
     "Warmup",
     "fit",
+    "greedy",
     "max_norm",
     "processes",
     "sample_given",

@@ -67,8 +67,8 @@ class MaximumLikelihood(Objective):
         nesting: int | None = None,
     ) -> Value:
         """The loss of rows args[0], and the energy gap F(particles) - F(x), which is no likelihood."""
-        energy, x = _energy(model), args[0]
-        machine = energy.machine()
+        energy = _energy(model)
+        machine, x = energy.machine(), energy.filled(args[0])
         with torch.no_grad():
             a = machine.hidden_input(x)
             energy.follow(x, a)
@@ -88,9 +88,9 @@ class MaximumLikelihood(Objective):
     @torch.no_grad()
     def score(self, programs: Any, x: Tensor, seed: int) -> Tensor:
         """The mean of log p(x), (), in float64, with the same noise at every call."""
-        machine = _energy(programs.model).machine()
-        rows = torch.cat([-machine.free_energy(part).double() for part in x.split(5000)])
-        return rows.mean() - self.log_z(machine, x, seed)
+        energy = _energy(programs.model)
+        rows = torch.cat([-energy.free_energy(part).double() for part in x.split(5000)])
+        return rows.mean() - self.log_z(energy.machine(), energy.filled(x), seed)
 
     @torch.no_grad()
     def log_z(self, machine: Machine, x: Tensor, seed: int) -> Tensor:
@@ -103,9 +103,11 @@ class MaximumLikelihood(Objective):
         return base_log_z(machine, base) + log_w.logsumexp(0) - log_w.new_tensor(float(self.chains)).log()
 
     def describe(self, model: Any) -> str:
-        if can_enumerate(_energy(model).machine(), LISTED):
-            return "log p(x), exact"
-        return f"log p(x), an estimate: log Z by annealing {self.chains} chains at {self.temperatures} temperatures"
+        energy = _energy(model)
+        name = "the mean-field bound on log p(x)" if energy.free_energy_is_bound else "log p(x)"
+        if can_enumerate(energy.machine(), LISTED):
+            return f"{name}, exact"
+        return f"{name}, an estimate: log Z by annealing {self.chains} chains at {self.temperatures} temperatures"
 
     def after_epoch(self, training: Training) -> None:
         """Move the offsets of a centred model, and what is kept of its weights with them."""

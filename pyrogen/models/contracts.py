@@ -190,10 +190,16 @@ class Energy(Model, ABC):
     """
 
     particles: Particles
+    free_energy_is_bound: ClassVar[bool] = False
+    """Whether `free_energy` is only an upper bound, so that -F(x) - log Z is a lower bound on log p(x)."""
 
     @abstractmethod
     def machine(self) -> Machine:
         """The same model in natural parameters, differentiable in the model's own."""
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Rows of the machine's visible side: x, and in a deep model beside it the means of further units given x."""
+        return x
 
     def follow(self, x: Tensor, a: Tensor) -> None:
         """Take note of a batch of rows, (N, V), with hidden inputs a, (N, H), in training; by default, do nothing."""

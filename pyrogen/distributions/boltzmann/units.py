@@ -375,10 +375,12 @@ def stacked(layers: Sequence[Units]) -> Units:
 def _coins(p: Tensor, generator: Generator | None) -> Tensor:
     """1 with probability p, else 0, entry by entry.
 
-    torch.bernoulli draws three to nine times slower on a CPU, and draws are half of a Gibbs sweep. Uniforms here are
-    multiples of 2^-24 in float32, so the probability is p rounded up to one.
+    On a CPU torch.bernoulli is three to nine times slower, and draws are half of a Gibbs sweep. Uniforms are multiples
+    of 2^-24 in float32 there, so the probability is p rounded up to one.
     """
-    return torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator).lt_(p)
+    if p.device.type != "cpu":
+        return torch.bernoulli(p, generator=generator)
+    return torch.rand(p.shape, dtype=p.dtype, generator=generator).lt_(p)
 
 
 def _digits(numbers: Tensor, n: int, radix: int) -> Tensor:

@@ -197,7 +197,7 @@ class RBM(Energy, Pair):
         }
         refuse_unknown(cls.recipe, settings, known)
         given = known | settings
-        hidden = _chosen("hidden_units", given["hidden_units"], _HIDDEN)(given["hidden"])
+        hidden = chosen("hidden_units", given["hidden_units"], HIDDEN)(given["hidden"])
         k, chains = given["k"], given["chains"]
         ways = {
             "cd": lambda: Contrastive(k),
@@ -209,14 +209,14 @@ class RBM(Energy, Pair):
         return cls(
             visible_units(width, support),
             hidden,
-            particles=_chosen("particles", given["particles"], ways)(),
+            particles=chosen("particles", given["particles"], ways)(),
             centred=bool(given["centred"]),
             scale=given["scale"],
             sweeps=given["sweeps"],
         )
 
 
-_HIDDEN: dict[str, Any] = {"bernoulli": Bernoulli, "spin": Spin, "gaussian": Gaussian, "relu": ReLU}
+HIDDEN: dict[str, Any] = {"bernoulli": Bernoulli, "spin": Spin, "gaussian": Gaussian, "relu": ReLU}
 
 
 def visible_units(width: int, support: str) -> Units:
@@ -238,7 +238,7 @@ def visible_units(width: int, support: str) -> Units:
     return kinds[support](width)
 
 
-def _chosen(setting: str, word: Any, choices: Mapping[str, Any]) -> Any:
+def chosen(setting: str, word: Any, choices: Mapping[str, Any]) -> Any:
     if not isinstance(word, str) or word not in choices:
         raise SettingsError(
             got=f"{setting} = {word!r}", need=f"one of {sorted(choices)}", fix=repr(next(iter(choices)))

@@ -1,0 +1,48 @@
+"""Greedy layer-wise pre-training of deep models: one pair of layers at a time, each on draws of the one below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pyrogen.inference.fit import Fit, fit
+
+
+class Deep(Protocol):
+    """A model that is made of parts: a `DBM` or a `DBN`."""
+
+    @property
+    def n_parts(self) -> int: ...
+    def part(self, level: int) -> Any: ...
+    def adopt(self, parts: Sequence[Any]) -> None: ...
+
+
+def greedy(model: Deep, data: Tensor, **settings: Any) -> list[Fit]:
+    """Train the parts of a deep model from the bottom up, and let the model take over their weights.
+
+    Part k is an RBM of layers k and k + 1 and is trained on draws of layer k given the rows: in a `DBN` a plain one, in
+    a `DBM` with the layer doubled whose other neighbour is missing.
+
+    Args:
+        data: the rows, (N, D).
+        settings: of `fit`, the same for every part.
+
+    Returns:
+        What `fit` returns, part by part.
+
+    Raises:
+        SettingsError: as `fit`.
+    """
+    fits: list[Fit] = []
+    parts: list[Any] = []
+    rows = data
+    for level in range(model.n_parts):
+        part = model.part(level).to(data)
+        part.prepare(rows)
+        fits.append(fit(part, rows, **settings))
+        rows = part.up(rows.to(part.W.device))
+        parts.append(part)
+    model.adopt(parts)
+    return fits

@@ -1,0 +1,355 @@
+"""The deep Boltzmann machine: layers of any units, each coupled to the next, trained on a mean-field bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, Self
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrogen.distributions.boltzmann import (
+    Contrastive,
+    Layer,
+    Machine,
+    Particles,
+    Persistent,
+    RBMDistribution,
+    Units,
+    stacked,
+)
+from pyrogen.errors import ModelError, SettingsError
+from pyrogen.models.contracts import Energy, Pair, refuse_unknown
+from pyrogen.models.energy.doubled import Doubled
+from pyrogen.models.energy.normalized import Normalized
+from pyrogen.models.energy.rbm import HIDDEN, RBM, chosen, visible_units
+
+
+class Field(NamedTuple):
+    """The mean-field posterior of rows, q(h | x) = product over the units."""
+
+    s: Tensor  # (..., V), the rows beside the means of the even hidden layers
+    eta: Tensor  # (..., V - D), the inputs of which these are the means
+    a: Tensor  # (..., H), the inputs of the odd layers
+
+
+class DBM(Normalized, Energy, Pair):
+    """Layers x = l_0, l_1, ..., l_L, each given its neighbours independent of the others.
+
+        E = - sum_l base(l_l) - sum_l (l_l - m_l) b_l - sum_l (l_l - m_l) W_l (l_l+1 - m_l+1),   p = exp(-E) / Z
+
+    The even layers s = (l_0, l_2, ...) are independent given the odd ones h = (l_1, l_3, ...), and the other way round:
+    `machine` is that bipartite machine, so that Gibbs sampling, annealing and enumeration are those of an RBM.
+
+        model   h ~ p(h),  x ~ p(x | h)                  (the other even layers are summed out)
+        guide   h ~ q(h | x), mean field:   a = c + s W,  eta = b + mean(a) W',  s = (x, mean(eta)),  until it stands
+
+        log p(x) >= base(x) + x b_x + cumulant(a) + mean(eta) (b - eta) + cumulant(eta) - log Z,    a = c + s W
+
+    Each update maximises that bound over one side, so it never falls. Training takes the gradient of the bound, where
+    log Z's is from particles. Offsets m_l as in `RBM`: with them, no pre-training is needed; `greedy` is there still.
+
+    Shape: x is (N, D); s is (N, V), h is (N, H), for the merged layers. In `energy`, `hidden_given` and `visible_given`
+        v is s; in `free_energy` it is x, and minus the bound above without log Z is returned.
+    Source: Salakhutdinov and Hinton 2009; Montavon and Mueller 2012 (centring).
+
+    Args:
+        layers: from the visible one up, at least three.
+        particles: how the negative phase is drawn; Persistent(k=5, chains=100) unless given.
+        centred: False leaves the offsets at 0.
+        scale: standard deviation of the weights at the start.
+        sweeps: of Gibbs sampling when rows are drawn from a machine too large to draw exactly.
+        updates: of the mean field, at most.
+        tolerance: the mean field stands when no mean moves by more; looked at every five updates.
+
+    Raises:
+        ModelError: fewer than three layers, or neighbours that are both unbounded.
+    """
+
+    recipe = "dbm"
+    fit_defaults: ClassVar[dict[str, Any]] = RBM.fit_defaults
+    free_energy_is_bound = True
+    mu: Tensor
+    lam: Tensor
+    s_mean: Tensor
+    h_mean: Tensor
+
+    def __init__(
+        self,
+        layers: Sequence[Units],
+        *,
+        particles: Particles | None = None,
+        centred: bool = True,
+        scale: float = 0.01,
+        sweeps: int = 1000,
+        updates: int = 50,
+        tolerance: float = 1e-5,
+    ) -> None:
+        if len(layers) < 3:
+            raise ModelError(got=f"{len(layers)} layers", need="at least three", fix="RBM(visible, hidden) for two")
+        super().__init__(layers[0].width, layers[0].support)
+        for below, above in pairwise(layers):
+            if not below.bounded and not above.bounded:
+                raise ModelError(
+                    got=f"{below} beside {above}", need="one of them bounded, or Z may be infinite", fix="Bernoulli"
+                )
+        self.layers = nn.ModuleList(layers)
+        self.centred, self.scale, self.sweeps = centred, scale, sweeps
+        self.updates, self.tolerance = updates, tolerance
+        # a learned scale of hidden units says nothing that the weights do not
+        for layer in layers[1:]:
+            layer.requires_grad_(False)
+        widths = [layer.width for layer in layers]
+        self.W = nn.ParameterList(scale * torch.randn(n, m) for n, m in pairwise(widths))
+        self.b = nn.ParameterList(torch.zeros(n) for n in widths)
+        with torch.no_grad():
+            mu, lam = (side.mean(torch.zeros(side.width)) for side in (self.even, self.odd))
+        for name, mean in (("mu", mu), ("lam", lam)):
+            self.register_buffer(name, mean if centred else torch.zeros_like(mean))
+        self.register_buffer("s_mean", mu.clone())  # of the mean field, exponential averages
+        self.register_buffer("h_mean", lam.clone())
+        self.particles = Persistent(k=5) if particles is None else particles
+        self.particles.begin(self.machine())
+
+    def machine(self) -> Machine:
+        """Even layers against odd ones, in natural parameters."""
+        W, b, c = _merged(dict(self.named_parameters()), len(self.b))
+        if self.centred:
+            b, c = b - W @ self.lam, c - self.mu @ W
+        return Machine(self.even, self.odd, W, b, c)
+
+    @torch.no_grad()
+    def mean_field(self, x: Tensor) -> Field:
+        """The fixed point, from a bottom-up pass in which the input from below stands in for that from above too."""
+        machine, d = self.machine().detached(), self.width
+        s = torch.cat([x, self._bottom_up(x)], -1)
+        eta = s[..., d:]
+        fixed, rows, odd, beside = machine.c + x @ machine.W[:d], machine.W[d:], self.odd, self._beside
+        moved = torch.zeros((), device=x.device, dtype=x.dtype)
+        for update in range(self.updates):
+            h = odd.mean(fixed + s[..., d:] @ rows)
+            eta = machine.b[d:] + h @ rows.T
+            new = beside.mean(eta)
+            if update % 5 == 4:
+                moved = (new - s[..., d:]).abs().max()
+            s = torch.cat([x, new], -1)
+            if update % 5 == 4 and bool(moved < self.tolerance):
+                break
+        return Field(s, eta, fixed + s[..., d:] @ rows)
+
+    def filled(self, x: Tensor) -> Tensor:
+        """The rows beside the mean-field means of the even hidden layers, (N, V)."""
+        return self.mean_field(x).s
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """Of rows x, an upper bound on -log p(x) - log Z: differentiable in the weights, where q is at its optimum."""
+        s, eta, _ = self.mean_field(v)
+        machine, d = self.machine(), self.width
+        rest = (s[..., d:] * (machine.b[d:] - eta)).sum(-1) + self._beside.cumulant(eta)
+        seen = self._visible.base(v) + v @ machine.b[:d]
+        return -(seen + rest + self.odd.cumulant(machine.hidden_input(s)))
+
+    def clamped(self, x: Tensor) -> tuple[Machine, Tensor]:
+        """For a row x, (D,): a machine of the hidden layers, whose log Z plus the number is log p(x) + log Z."""
+        machine, d = self.machine(), self.width
+        rest = Machine(
+            self._beside,
+            self.odd,
+            machine.W[d:],
+            machine.b[d:],
+            machine.c + x @ machine.W[:d],
+        )
+        return rest, self._visible.base(x) + x @ machine.b[:d]
+
+    def model(self, x: Tensor, size: int | None = None) -> Tensor:
+        with self.rows(x, size):
+            h = pyro.sample("h", self.distribution())
+            return pyro.sample("x", self._visible_layer(h), obs=x)
+
+    def guide(self, x: Tensor, size: int | None = None) -> Tensor:
+        with self.rows(x, size):
+            return pyro.sample("h", self.encode(x))
+
+    def distribution(self) -> RBMDistribution:
+        """p(h) of the odd layers."""
+        machine = self.machine()
+        return RBMDistribution.of(
+            machine.turned(), log_z=self._known(machine), particles=_Turned(self.particles), sweeps=self.sweeps
+        )
+
+    def encode(self, x: Tensor) -> Layer:
+        """q(h | x) of the odd layers."""
+        return Layer(self.odd, self.mean_field(x).a)
+
+    def energy(self, v: Tensor, h: Tensor) -> Tensor:
+        return self.machine().energy(v, h)
+
+    def hidden_given(self, v: Tensor) -> Layer:
+        return Layer(self.odd, self.machine().hidden_input(v))
+
+    def visible_given(self, h: Tensor) -> Layer:
+        return Layer(self.even, self.machine().visible_input(h))
+
+    @torch.no_grad()
+    def prepare(self, train: Tensor) -> None:
+        """Start from independent visible units with the means of the training rows, and centre on these means."""
+        mean = train.to(self.mu).mean(0)
+        self.b[0].copy_(self._visible.bias_of(mean, len(train)))
+        if self.centred:
+            self.mu[: self.width] = mean
+        self.s_mean[: self.width] = mean
+
+    @torch.no_grad()
+    def follow(self, x: Tensor, a: Tensor, decay: float = 0.99) -> None:
+        """Let the recent means take in a batch of filled rows, (N, V), with inputs a of the odd layers."""
+        self.h_mean.lerp_(self.odd.mean(a).mean(0), 1 - decay)
+        self.s_mean[self.width :].lerp_(x[:, self.width :].mean(0), 1 - decay)
+
+    @torch.no_grad()
+    def recentre(self, *others: dict[str, Tensor]) -> None:
+        """Move the offsets of the hidden layers to their recent means; the distribution stays the same."""
+        if not self.centred:
+            return
+        up, down = self.s_mean - self.mu, self.h_mean - self.lam
+        for weights in (dict(self.named_parameters()), *others):
+            W, _, _ = _merged(weights, len(self.b))
+            self._add(weights, W @ down, up @ W)
+        self.mu.copy_(self.s_mean)
+        self.lam.copy_(self.h_mean)
+
+    @torch.no_grad()
+    def set_natural(self, W: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+        """Take weights and biases, layer by layer, as those of a machine without offsets."""
+        for own, new in zip((*self.W, *self.b), (*W, *biases), strict=True):
+            own.copy_(new)
+        weights = dict(self.named_parameters())
+        merged, _, _ = _merged(weights, len(self.b))
+        self._add(weights, merged @ self.lam, self.mu @ merged)
+
+    @property
+    def even(self) -> Units:
+        """Layers 0, 2, ... as one."""
+        return stacked(list(self.layers)[0::2])  # pyright: ignore[reportArgumentType]
+
+    @property
+    def odd(self) -> Units:
+        """Layers 1, 3, ... as one."""
+        return stacked(list(self.layers)[1::2])  # pyright: ignore[reportArgumentType]
+
+    @property
+    def n_parts(self) -> int:
+        """How many pairs of layers there are to pre-train."""
+        return len(self.W)
+
+    def part(self, level: int) -> Doubled:
+        """The RBM that pre-trains W_level: at the bottom with its lower layer twice, at the top with its upper."""
+        last = len(self.W) - 1
+        copies = (2 if level == 0 else 1, 2 if level == last else 1)
+        below, above = self.layers[level], self.layers[level + 1]
+        return Doubled(below, above, copies=copies, centred=self.centred, scale=self.scale)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def adopt(self, parts: Sequence[Doubled]) -> None:
+        """Take the weights of all parts, those in the middle halved, and of each layer the mean of its two biases."""
+        last = len(parts) - 1
+        halves = [1.0 if level in (0, last) else 0.5 for level in range(last + 1)]
+        machines = [part.machine() for part in parts]
+        below = [machine.b[: part.visible.width] for machine, part in zip(machines, parts, strict=True)]
+        above = [machine.c[: part.hidden.width] for machine, part in zip(machines, parts, strict=True)]
+        middle = [(c + b) / 2 for c, b in zip(above, below[1:], strict=False)]
+        W = [half * part.W for half, part in zip(halves, parts, strict=True)]
+        self.set_natural(W, [below[0], *middle, above[-1]])
+
+    @classmethod
+    def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
+        known = {
+            "hidden": [64, 64],
+            "hidden_units": "bernoulli",
+            "k": 5,
+            "chains": 100,
+            "centred": 1,
+            "scale": 0.01,
+            "sweeps": 1000,
+            "updates": 50,
+        }
+        refuse_unknown(cls.recipe, settings, known)
+        given = known | settings
+        kind, hidden = chosen("hidden_units", given["hidden_units"], HIDDEN), given["hidden"]
+        if not isinstance(hidden, list) or len(hidden) < 2:
+            raise SettingsError(got=f"hidden = {hidden!r}", need="at least two layers", fix="hidden = [64, 64]")
+        return cls(
+            [visible_units(width, support), *(kind(n) for n in hidden)],
+            particles=Persistent(given["k"], given["chains"]),
+            centred=bool(given["centred"]),
+            scale=given["scale"],
+            sweeps=given["sweeps"],
+            updates=given["updates"],
+        )
+
+    @property
+    def _beside(self) -> Units:
+        """The even layers that are hidden."""
+        return stacked(list(self.layers)[2::2])  # pyright: ignore[reportArgumentType]
+
+    @property
+    def _visible(self) -> Units:
+        return self.layers[0]  # pyright: ignore[reportReturnType]
+
+    def _visible_layer(self, h: Tensor) -> Layer:
+        machine, d = self.machine(), self.width
+        return Layer(self._visible, machine.b[:d] + h @ machine.W[:d].T)
+
+    def _bottom_up(self, x: Tensor) -> Tensor:
+        """Means of the even hidden layers when each layer's input from below counts twice, at the top once."""
+        offsets, means = _apart(self.mu, self.lam, self.layers), [x]
+        for level, W in enumerate(self.W):
+            twice = 2 if level + 1 < len(self.W) else 1
+            a = self.b[level + 1] + twice * (means[-1] - offsets[level]) @ W
+            means.append(self.layers[level + 1].mean(a))  # pyright: ignore[reportCallIssue]
+        return torch.cat(means[2::2], -1)
+
+    def _add(self, weights: Mapping[str, Tensor], even: Tensor, odd: Tensor) -> None:
+        for level, change in enumerate(_apart(even, odd, self.layers)):
+            weights[f"b.{level}"].add_(change)
+
+
+class _Turned(Particles):
+    """The particles of a machine, for the machine with its sides exchanged; not a part of any model's state."""
+
+    def __init__(self, particles: Particles) -> None:
+        super().__init__()
+        object.__setattr__(self, "own", particles)
+
+    def log_z(self, machine: Machine, v: Tensor) -> Tensor:
+        own: Particles = vars(self)["own"]
+        turned = machine.turned()
+        with torch.no_grad():
+            rows = (
+                turned.down(v.reshape(-1, v.shape[-1]))
+                if isinstance(own, Contrastive)
+                else v.new_zeros(1, len(turned.b))
+            )
+        return own.log_z(turned, rows)
+
+
+def _merged(weights: Mapping[str, Tensor], n_layers: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W of even against odd layers, zero between layers that are not neighbours, and the two biases."""
+    W, b = [weights[f"W.{k}"] for k in range(n_layers - 1)], [weights[f"b.{k}"] for k in range(n_layers)]
+
+    def block(i: int, j: int) -> Tensor:
+        if abs(i - j) != 1:
+            return b[0].new_zeros(len(b[i]), len(b[j]))
+        return W[i] if i < j else W[j].T
+
+    rows = [torch.cat([block(i, j) for j in range(1, n_layers, 2)], 1) for i in range(0, n_layers, 2)]
+    return torch.cat(rows), torch.cat(b[0::2]), torch.cat(b[1::2])
+
+
+def _apart(even: Tensor, odd: Tensor, layers: Any) -> list[Tensor]:
+    """What belongs to each layer, of numbers for the even and for the odd units."""
+    widths = [layer.width for layer in layers]
+    parts: list[Tensor] = [even] * len(widths)
+    parts[0::2], parts[1::2] = even.split(widths[0::2], -1), odd.split(widths[1::2], -1)
+    return parts
