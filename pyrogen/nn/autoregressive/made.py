@@ -15,6 +15,7 @@ from pyrogen.errors import SettingsError
 from pyrogen.nn.autoregressive.network import Network, Stepper, check_count
 
 ACTIVATIONS = {"relu": torch.relu, "elu": functional.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+IN_PLACE = {"relu": torch.relu_, "elu": functional.elu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
 
 
 class MaskedLinear(nn.Module):
@@ -93,7 +94,8 @@ class MaskedMLP(Network):
             raise SettingsError(got=f"activation {activation!r}", need=f"one of {sorted(ACTIVATIONS)}", fix="'relu'")
         if not 0 <= dropout < 1:
             raise SettingsError(got=f"dropout = {dropout!r}", need="a share in [0, 1)", fix="dropout=0.5")
-        self.hidden, self.activation, self.dropout = tuple(hidden), ACTIVATIONS[activation], float(dropout)
+        self.hidden, self.activation_name, self.dropout = tuple(hidden), activation, float(dropout)
+        self.activation = ACTIVATIONS[activation]
         places = torch.empty_like(self.orders)
         places.scatter_(1, self.orders, torch.arange(1, width + 1).expand_as(places))
         self.places: Tensor
@@ -108,9 +110,23 @@ class MaskedMLP(Network):
         self.direct = nn.Parameter(torch.zeros(width * outputs, width * inputs)) if direct and hidden else None
         if not hidden:
             nn.init.zeros_(self.out.weight)
+        self.kept: list[str] = []
+        if self.n_orders == 1:
+            self._keep_masks()
+            self.register_load_state_dict_post_hook(_keep_again)
+
+    def _keep_masks(self) -> None:
+        """With one order the masks never change; kept as numbers, which multiply faster than truth values."""
+        self.kept = []
+        for i, mask in enumerate(self._masks(0)):
+            self.register_buffer(f"mask{i}", mask.to(self.out.weight), persistent=False)
+            self.kept.append(f"mask{i}")
 
     def masks(self, which: int | Tensor = 0) -> list[Tensor]:
         """Of the hidden layers, of the output and of the direct connections, each (out, in), for one order."""
+        return [self.get_buffer(name) for name in self.kept] or self._masks(which)
+
+    def _masks(self, which: int | Tensor) -> list[Tensor]:
         place = _pick(self.places, which)
         read, written = _each(place, self.inputs), _each(place, self.outputs)
         degrees = [read, *(_pick(self.get_buffer(f"degrees{i}"), which) for i in range(len(self.hidden)))]
@@ -138,73 +154,102 @@ class MaskedMLP(Network):
         self.out.bias.copy_(parameters.flatten())
 
 
+def _keep_again(network: MaskedMLP, _: object) -> None:
+    network._keep_masks()
+
+
 class MaskedStepper(Stepper):
     """Computes every hidden unit once, when the last variable that it sees is known: one pass in all.
 
-    Units are sorted by degree, so that those of one degree are a slice, and rows are columns, so that a
-    slice is contiguous.
+    Units are sorted by degree, so that those of one degree are a slice, and rows are columns, so that a slice
+    is contiguous. What is known when a block of variables begins is multiplied for the whole block at once;
+    inside it only what is new is added.
     """
+
+    block = 32
 
     @torch.no_grad()
     def __init__(self, network: MaskedMLP, n: int, context: Tensor | None, which: int) -> None:
-        order = network.orders[which]
+        order, self.width = network.orders[which], network.width
         self.order, self.k = order.tolist(), 0
-        self.inputs, self.outputs, self.activation = network.inputs, network.outputs, network.activation
+        self.inputs, self.outputs = network.inputs, network.outputs
+        self.activation = IN_PLACE[network.activation_name]
         *inside, out, direct = network.masks(which)
         read, written = _columns(order, self.inputs), _columns(order, self.outputs)
-        before, width = read, network.width
-        # how many units of a layer are known when k variables are; the inputs are the first layer
-        self.cuts = [[k * self.inputs for k in range(width + 1)]]
-        self.weights, self.biases = [], []
+        # cuts[i][k]: how many units of layer i are known when k variables are; the inputs are the first layer
+        self.cuts = [[k * self.inputs for k in range(self.width + 1)]]
+        self.layers, before = [], read
         for i, (layer, mask) in enumerate(zip(network.layers, inside, strict=True)):
             degree, after = network.get_buffer(f"degrees{i}")[which].sort(stable=True)
-            self._add(cast(MaskedLinear, layer), mask, after, before, context)
-            counts = torch.searchsorted(degree, torch.arange(width + 1, device=degree.device).int(), right=True)
-            self.cuts.append(counts.tolist())
+            self.layers.append(_sorted(cast(MaskedLinear, layer), mask, after, before, context))
+            self.cuts.append(torch.bincount(degree, minlength=self.width + 1).cumsum(0).tolist())
             before = after
-        self._add(network.out, out, written, before, context)
+        self.out = _sorted(network.out, out, written, before, context)
         self.direct = None if network.direct is None else (network.direct * direct)[written][:, read]
-        like = self.weights[0]
-        self.states = [like.new_empty(w.shape[1], n) for w in self.weights]
-        self._compute(0)
+        like = network.out.weight
+        self.states = [like.new_empty(len(read), n), *(like.new_empty(len(weight), n) for weight, _ in self.layers)]
+        for (_, bias), cut, state in zip(self.layers, self.cuts[1:], self.states[1:], strict=True):
+            state[: cut[0]] = bias[: cut[0]]  # units that see nothing, where there is one variable only
+            self.activation(state[: cut[0]])
+        self._begin()
 
-    def _add(self, layer: MaskedLinear, mask: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None) -> None:
-        weight, bias = layer.masked(mask)
-        bias = bias[:, None]
-        if layer.context_weight is not None:
-            bias = bias + layer.context_weight @ _there(context).T
-        self.weights.append(weight[rows][:, columns])
-        self.biases.append(bias[rows])
-
-    def _compute(self, k: int) -> None:
-        """The hidden units that k variables settle, layer by layer."""
-        known = self.states[0]
-        seen = self.cuts[0][k]
-        for i, cut in enumerate(self.cuts[1:]):
-            start, stop = cut[k - 1] if k else 0, cut[k]
-            state = self.states[i + 1]
-            if stop > start:
-                total = torch.addmm(self.biases[i][start:stop], self.weights[i][start:stop, :seen], known[:seen])
-                state[start:stop] = self.activation(total)
-            known, seen = state, stop
-
-    @torch.no_grad()
-    def parameters(self) -> Tensor:
-        start, stop = self.k * self.outputs, (self.k + 1) * self.outputs
-        seen = self.cuts[-1][self.k]
-        y = torch.addmm(self.biases[-1][start:stop], self.weights[-1][start:stop, :seen], self.states[-1][:seen])
+    def _begin(self) -> None:
+        """Multiply all that is known for the outputs of the next variables and for the units that they settle."""
+        k, self.first = self.k, self.k
+        end = min(k + self.block, self.width)
+        self.begun = []
+        for i, (weight, bias) in enumerate(self.layers):
+            start, stop, known = self.cuts[i + 1][k], self.cuts[i + 1][end], self.cuts[i][k]
+            self.begun.append(torch.addmm(bias[start:stop], weight[start:stop, :known], self.states[i][:known]))
+        (weight, bias), known = self.out, self.cuts[-1][k]
+        rows = slice(k * self.outputs, end * self.outputs)
+        self.total = torch.addmm(bias[rows], weight[rows, :known], self.states[-1][:known])
         if self.direct is not None:
-            seen = self.k * self.inputs
-            y = torch.addmm(y, self.direct[start:stop, :seen], self.states[0][:seen])
+            known = self.cuts[0][k]
+            self.total.addmm_(self.direct[rows, :known], self.states[0][:known])
+
+    def _settle(self) -> None:
+        """Compute the hidden units that see the first k variables and no more, layer by layer."""
+        for i, (weight, _) in enumerate(self.layers):
+            cut = self.cuts[i + 1]
+            start, stop = cut[self.k - 1], cut[self.k]
+            if stop > start:
+                known, now = self.cuts[i][self.first], self.cuts[i][self.k]
+                begun = self.begun[i][start - cut[self.first] : stop - cut[self.first]]
+                state = self.states[i + 1][start:stop]
+                torch.addmm(begun, weight[start:stop, known:now], self.states[i][known:now], out=state)
+                self.activation(state)
+
+    def parameters(self) -> Tensor:
+        start, past = self.k * self.outputs, (self.k - self.first) * self.outputs
+        y = self.total[past : past + self.outputs]
+        known, now = self.cuts[-1][self.first], self.cuts[-1][self.k]
+        if now > known:
+            y = torch.addmm(y, self.out[0][start : start + self.outputs, known:now], self.states[-1][known:now])
+        if self.direct is not None and self.k > self.first:
+            known, now = self.cuts[0][self.first], self.cuts[0][self.k]
+            y = torch.addmm(y, self.direct[start : start + self.outputs, known:now], self.states[0][known:now])
         return y.T
 
-    @torch.no_grad()
     def push(self, encoded: Tensor) -> None:
         start = self.k * self.inputs
         self.states[0][start : start + self.inputs] = encoded.T
         self.k += 1
-        if self.k < len(self.order):
-            self._compute(self.k)
+        if self.k < self.width:
+            self._settle()
+            if self.k % self.block == 0:
+                self._begin()
+
+
+def _sorted(
+    layer: MaskedLinear, mask: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The masked weights and the bias, (out, 1) or (out, n), of units in another order."""
+    weight, bias = layer.masked(mask)
+    bias = bias[:, None]
+    if layer.context_weight is not None:
+        bias = bias + layer.context_weight @ _there(context).T
+    return weight[rows][:, columns], bias[rows]
 
 
 def make_degrees(width: int, hidden: Sequence[int], n: int, kind: str, seed: int) -> list[Tensor]:
