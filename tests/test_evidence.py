@@ -13,6 +13,7 @@ from pyrogen.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in (ROOT / room).glob("*/*.toml"))
+PREPARED = sorted(p.relative_to(ROOT) for p in ROOT.glob("models/*/prepared/*.toml"))
 FLOORS = {"models/vae/binarized-mnist.toml": -90.0}
 
 
@@ -45,6 +46,18 @@ def test_the_number_is_above_its_floor(recipe, floor):
     result = result_of(Path(recipe))
     assert result["log_likelihood"]["interval"][0] > floor
     assert result["log_likelihood"]["particles"] >= 500 and result["split"] == "test"
+
+
+@pytest.mark.parametrize("recipe", PREPARED, ids=str)
+def test_a_prepared_recipe_builds_and_its_card_says_that_it_was_not_run(recipe):
+    prepared = Recipe.read(ROOT / recipe)
+    assert prepared.evaluate.split == "test"
+    assert (prepared.data, prepared.model) == ("binarized-mnist", recipe.parts[1])
+    model = MODELS[prepared.model].build(784, (1, 28, 28), "binary", **prepared.settings)
+    assert model.width == 784
+    card = (ROOT / recipe).parent.with_name("card.md").read_text()
+    assert f"| `prepared/{recipe.name}` |" in card and "| not run yet |" in card
+    assert not (ROOT / recipe).with_suffix(".json").exists(), "it was run: move it up, beside its number"
 
 
 @pytest.mark.slow
