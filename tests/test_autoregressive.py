@@ -150,7 +150,7 @@ def test_masks_drawn_a_hundred_times_leave_the_weights_as_they_are():
 def test_a_masked_weight_gets_no_gradient():
     network, conditional = made(7, (20,))
     Autoregressive(network, conditional).log_prob(torch.ones(3, 7)).sum().backward()
-    masked = ~network.masks()[0]
+    masked = network.masks()[0] == 0
     assert masked.any() and (network.layers[0].weight.grad[masked] == 0).all()
 
 

@@ -15,6 +15,7 @@ from pyrogen.errors import SettingsError
 from pyrogen.nn.autoregressive.network import Network, Stepper, check_count
 
 ACTIVATIONS = {"relu": torch.relu, "elu": functional.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+IN_PLACE = {"relu": torch.relu_, "elu": functional.elu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
 
 
 class MaskedLinear(nn.Module):
@@ -93,7 +94,8 @@ class MaskedMLP(Network):
             raise SettingsError(got=f"activation {activation!r}", need=f"one of {sorted(ACTIVATIONS)}", fix="'relu'")
         if not 0 <= dropout < 1:
             raise SettingsError(got=f"dropout = {dropout!r}", need="a share in [0, 1)", fix="dropout=0.5")
-        self.hidden, self.activation, self.dropout = tuple(hidden), ACTIVATIONS[activation], float(dropout)
+        self.hidden, self.activation_name, self.dropout = tuple(hidden), activation, float(dropout)
+        self.activation = ACTIVATIONS[activation]
         places = torch.empty_like(self.orders)
         places.scatter_(1, self.orders, torch.arange(1, width + 1).expand_as(places))
         self.places: Tensor
@@ -108,9 +110,23 @@ class MaskedMLP(Network):
         self.direct = nn.Parameter(torch.zeros(width * outputs, width * inputs)) if direct and hidden else None
         if not hidden:
             nn.init.zeros_(self.out.weight)
+        self.kept: list[str] = []
+        if self.n_orders == 1:
+            self._keep_masks()
+            self.register_load_state_dict_post_hook(_keep_again)
+
+    def _keep_masks(self) -> None:
+        """With one order the masks never change; kept as numbers, which multiply faster than truth values."""
+        self.kept = []
+        for i, mask in enumerate(self._masks(0)):
+            self.register_buffer(f"mask{i}", mask.to(self.out.weight), persistent=False)
+            self.kept.append(f"mask{i}")
 
     def masks(self, which: int | Tensor = 0) -> list[Tensor]:
         """Of the hidden layers, of the output and of the direct connections, each (out, in), for one order."""
+        return [self.get_buffer(name) for name in self.kept] or self._masks(which)
+
+    def _masks(self, which: int | Tensor) -> list[Tensor]:
         place = _pick(self.places, which)
         read, written = _each(place, self.inputs), _each(place, self.outputs)
         degrees = [read, *(_pick(self.get_buffer(f"degrees{i}"), which) for i in range(len(self.hidden)))]
@@ -138,6 +154,10 @@ class MaskedMLP(Network):
         self.out.bias.copy_(parameters.flatten())
 
 
+def _keep_again(network: MaskedMLP, _: object) -> None:
+    network._keep_masks()
+
+
 class MaskedStepper(Stepper):
     """Computes every hidden unit once, when the last variable that it sees is known: one pass in all.
 
@@ -147,64 +167,65 @@ class MaskedStepper(Stepper):
 
     @torch.no_grad()
     def __init__(self, network: MaskedMLP, n: int, context: Tensor | None, which: int) -> None:
-        order = network.orders[which]
+        order, width = network.orders[which], network.width
         self.order, self.k = order.tolist(), 0
-        self.inputs, self.outputs, self.activation = network.inputs, network.outputs, network.activation
+        self.activation = IN_PLACE[network.activation_name]
         *inside, out, direct = network.masks(which)
-        read, written = _columns(order, self.inputs), _columns(order, self.outputs)
-        before, width = read, network.width
-        # how many units of a layer are known when k variables are; the inputs are the first layer
-        self.cuts = [[k * self.inputs for k in range(width + 1)]]
-        self.weights, self.biases = [], []
+        read, written = _columns(order, network.inputs), _columns(order, network.outputs)
+        like = network.out.weight
+        # what is not known yet is zero, and has masked weights: so every product may take all of the layer before
+        self.states = [like.new_zeros(len(read), n)]
+        self.inputs = self.states[0].split(network.inputs)
+        # for each layer: the slices of units that k variables settle, k = 0, ..., D - 1, with weights and biases
+        self.slices: list[list[tuple[Tensor, Tensor, Tensor] | None]] = []
+        before = read
         for i, (layer, mask) in enumerate(zip(network.layers, inside, strict=True)):
             degree, after = network.get_buffer(f"degrees{i}")[which].sort(stable=True)
-            self._add(cast(MaskedLinear, layer), mask, after, before, context)
-            counts = torch.searchsorted(degree, torch.arange(width + 1, device=degree.device).int(), right=True)
-            self.cuts.append(counts.tolist())
+            weight, bias = _sorted(cast(MaskedLinear, layer), mask, after, before, context)
+            state = like.new_zeros(len(after), n)
+            sizes = torch.bincount(degree, minlength=width)[:width].tolist()
+            parts = zip(state.split(sizes), weight.split(sizes), bias.split(sizes), strict=True)
+            self.slices.append([part if len(part[0]) else None for part in parts])
+            self.states.append(state)
             before = after
-        self._add(network.out, out, written, before, context)
-        self.direct = None if network.direct is None else (network.direct * direct)[written][:, read]
-        like = self.weights[0]
-        self.states = [like.new_empty(w.shape[1], n) for w in self.weights]
-        self._compute(0)
+        weight, bias = _sorted(network.out, out, written, before, context)
+        self.out = list(zip(weight.split(network.outputs), bias.split(network.outputs), strict=True))
+        self.direct: tuple[Tensor, ...] = ()
+        if network.direct is not None:
+            self.direct = (network.direct * direct)[written][:, read].split(network.outputs)
+        self._settle()
 
-    def _add(self, layer: MaskedLinear, mask: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None) -> None:
-        weight, bias = layer.masked(mask)
-        bias = bias[:, None]
-        if layer.context_weight is not None:
-            bias = bias + layer.context_weight @ _there(context).T
-        self.weights.append(weight[rows][:, columns])
-        self.biases.append(bias[rows])
+    def _settle(self) -> None:
+        """Compute the hidden units that see the first k variables and no more, layer by layer."""
+        for known, layer in zip(self.states, self.slices, strict=False):
+            part = layer[self.k]
+            if part is not None:
+                state, weight, bias = part
+                self.activation(torch.addmm(bias, weight, known, out=state))
 
-    def _compute(self, k: int) -> None:
-        """The hidden units that k variables settle, layer by layer."""
-        known = self.states[0]
-        seen = self.cuts[0][k]
-        for i, cut in enumerate(self.cuts[1:]):
-            start, stop = cut[k - 1] if k else 0, cut[k]
-            state = self.states[i + 1]
-            if stop > start:
-                total = torch.addmm(self.biases[i][start:stop], self.weights[i][start:stop, :seen], known[:seen])
-                state[start:stop] = self.activation(total)
-            known, seen = state, stop
-
-    @torch.no_grad()
     def parameters(self) -> Tensor:
-        start, stop = self.k * self.outputs, (self.k + 1) * self.outputs
-        seen = self.cuts[-1][self.k]
-        y = torch.addmm(self.biases[-1][start:stop], self.weights[-1][start:stop, :seen], self.states[-1][:seen])
-        if self.direct is not None:
-            seen = self.k * self.inputs
-            y = torch.addmm(y, self.direct[start:stop, :seen], self.states[0][:seen])
+        weight, bias = self.out[self.k]
+        y = torch.addmm(bias, weight, self.states[-1])
+        if self.direct:
+            y.addmm_(self.direct[self.k], self.states[0])
         return y.T
 
-    @torch.no_grad()
     def push(self, encoded: Tensor) -> None:
-        start = self.k * self.inputs
-        self.states[0][start : start + self.inputs] = encoded.T
+        self.inputs[self.k].copy_(encoded.T)
         self.k += 1
         if self.k < len(self.order):
-            self._compute(self.k)
+            self._settle()
+
+
+def _sorted(
+    layer: MaskedLinear, mask: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The masked weights and the bias, (out, 1) or (out, n), of units in another order."""
+    weight, bias = layer.masked(mask)
+    bias = bias[:, None]
+    if layer.context_weight is not None:
+        bias = bias + layer.context_weight @ _there(context).T
+    return weight[rows][:, columns], bias[rows]
 
 
 def make_degrees(width: int, hidden: Sequence[int], n: int, kind: str, seed: int) -> list[Tensor]:

@@ -84,14 +84,12 @@ class NADEStepper(Stepper):
         self.order, self.k = order.tolist(), 0
         self.total = network.start(n, context).clone()
         self.activation = torch.sigmoid if network.activation == "sigmoid" else torch.relu
-        self.W = network.W.view(network.width, network.inputs, -1).unbind(0)
-        self.V, self.b = network.V.transpose(1, 2).unbind(0), network.b[order].unbind(0)
+        self.W = network.W.detach().view(network.width, network.inputs, -1).unbind(0)
+        self.V, self.b = network.V.detach().transpose(1, 2).unbind(0), network.b[order].unbind(0)
 
-    @torch.no_grad()
     def parameters(self) -> Tensor:
         return torch.addmm(self.b[self.k], self.activation(self.total), self.V[self.k])
 
-    @torch.no_grad()
     def push(self, encoded: Tensor) -> None:
         self.total.addmm_(encoded, self.W[self.k])
         self.k += 1

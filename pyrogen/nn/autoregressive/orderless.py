@@ -129,11 +129,9 @@ class OrderlessStepper(Stepper):
         self.values, self.known, out = network.by_place(order)
         self.out, self.bias = out.transpose(1, 2), network.out.bias.view(network.width, -1)[order]
 
-    @torch.no_grad()
     def parameters(self) -> Tensor:
         return torch.addmm(self.bias[self.k], self.network.last(self.total), self.out[self.k])
 
-    @torch.no_grad()
     def push(self, encoded: Tensor) -> None:
         self.total = torch.addmm(self.total, encoded, self.values[self.k]) + self.known[self.k]
         self.k += 1

@@ -1,0 +1,201 @@
+"""MADE and NADE: cached sampling against a whole pass for each variable, and a training step against torch by hand.
+
+    python benchmarks/autoregressive.py [--rounds 5] [--threads 1] [--clock cpu]
+
+Sampling draws 64 rows of 784 bits for the same uniforms in both ways; the naive one is timed on some of its 784
+equal passes and multiplied. A step is one batch of 100 rows: gradient and fused Adam. In every round each
+contestant runs once, in an order that rotates; ratios of time are taken within the round, and their medians go to
+benchmarks/results/autoregressive.json. For sampling a ratio is naive over ours, for a step ours over theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+OUT = Path(__file__).parent / "results" / "autoregressive.json"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+WIDTH, ROWS, BATCH, PASSES = 784, 64, 100, 16
+Run = Callable[[], object]
+
+
+def models() -> dict[str, Any]:
+    import torch
+
+    from pyrogen.models import MADE, NADE
+
+    torch.manual_seed(0)
+    return {"made-500-500": MADE(WIDTH, (500, 500)), "made-500": MADE(WIDTH, (500,)), "nade-500": NADE(WIDTH, 500)}
+
+
+def sampling(model: Any) -> tuple[Run, Run]:
+    """64 draws by ours, and PASSES of the 784 passes that the naive way has, each with its draw."""
+    import torch
+
+    fn = model.dist()
+    uniforms = torch.rand(ROWS, WIDTH, dtype=torch.float64)
+    conditional = fn.conditional
+
+    @torch.no_grad()
+    def naive() -> None:
+        stepper = fn.network.naive(ROWS)
+        noise = conditional.noise(uniforms, torch.float32)
+        for k in range(PASSES):
+            value = conditional.draw(stepper.parameters(), noise[:, stepper.order[k]])
+            stepper.push(conditional.encode(value.unsqueeze(-1)))
+
+    return lambda: fn.sample((ROWS,), uniforms=uniforms), naive
+
+
+def our_step(model: Any, x: Any, mode: str) -> Run:
+    import pyro
+
+    from pyrogen.inference import ELBO
+    from pyrogen.inference.compiling import choose
+    from pyrogen.inference.programs import Programs
+    from pyrogen.inference.training import Training
+    from pyrogen.ops import denormals_flushed
+
+    options: dict[str, Any] = {"schedule": None, "optimizer": None, "clip": None, "average": None}
+    training = Training(Programs.of(model), x, None, ELBO(), batch_size=BATCH, learning_rate=1e-3, seed=0, **options)
+    with pyro.validation_enabled(False), denormals_flushed():
+        training.lowered = choose(training, mode, 10**6)
+
+    def step() -> None:
+        with pyro.validation_enabled(False), denormals_flushed():
+            for _ in range(3):
+                training.update(x[:BATCH])
+                training.position = 0
+
+    return step
+
+
+def made_by_hand(x: Any, hidden: tuple[int, ...]) -> Run:
+    """What one writes without a library: masks made once, multiplied at each step."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits, linear, relu
+
+    torch.manual_seed(0)
+    degrees = [torch.arange(1, WIDTH + 1), *(torch.arange(h) * (WIDTH - 1) // h + 1 for h in hidden)]
+    masks = [(b[:, None] >= a).float() for a, b in pairwise(degrees)]
+    masks.append((degrees[0][:, None] > degrees[-1]).float())
+    widths = [WIDTH, *hidden, WIDTH]
+    layers = [torch.nn.Linear(a, b) for a, b in pairwise(widths)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    adam = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+
+    def step() -> None:
+        for _ in range(3):
+            h = x[:BATCH]
+            for i, (layer, mask) in enumerate(zip(layers, masks, strict=True)):
+                h = linear(h, layer.weight * mask, layer.bias)
+                h = relu(h) if i + 1 < len(layers) else h
+            loss = binary_cross_entropy_with_logits(h, x[:BATCH], reduction="sum") / BATCH
+            adam.zero_grad(set_to_none=True)
+            loss.backward()
+            adam.step()
+
+    return step
+
+
+def nade_by_hand(x: Any, hidden: int) -> Run:
+    """The loop over variables of the paper's algorithm, differentiated by autograd."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    torch.manual_seed(0)
+    W = torch.nn.Parameter(torch.randn(WIDTH, hidden) / WIDTH**0.5)
+    V = torch.nn.Parameter(torch.randn(WIDTH, hidden) / hidden**0.5)
+    b, c = torch.nn.Parameter(torch.zeros(WIDTH)), torch.nn.Parameter(torch.zeros(hidden))
+    adam = torch.optim.Adam([W, V, b, c], lr=1e-3, fused=True)
+
+    def step() -> None:
+        for _ in range(3):
+            rows = x[:BATCH]
+            a, logits = c.expand(BATCH, -1), []
+            for w, v, value in zip(W.unbind(), V.unbind(), rows.T.unsqueeze(-1), strict=True):
+                logits.append(a.sigmoid() @ v)
+                a = torch.addcmul(a, value, w)
+            total = binary_cross_entropy_with_logits(torch.stack(logits, 1) + b, rows, reduction="sum") / BATCH
+            adam.zero_grad(set_to_none=True)
+            total.backward()
+            adam.step()
+
+    return step
+
+
+def in_turns(runs: dict[str, Run], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of each run in each round, after one round to warm up."""
+    names = list(runs)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(rounds + 1):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = clock()
+            runs[name]()
+            if i:
+                taken[name].append(clock() - start)
+    return taken
+
+
+def of(numerator: list[float], denominator: list[float], factor: float = 1.0) -> float:
+    """The median over rounds of one time over another."""
+    return float(f"{statistics.median(factor * a / b for a, b in zip(numerator, denominator, strict=True)):.4g}")
+
+
+def compare(rounds: int, clock: str) -> dict[str, Any]:
+    import torch
+
+    x = (torch.rand(BATCH * 2, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.15).float()
+    ratios: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for name, model in models().items():
+        ours, naive = sampling(model)
+        taken = in_turns({"ours": ours, "naive": naive}, rounds, CLOCKS[clock])
+        ratios[f"sampling {name}"] = of(taken["naive"], taken["ours"], WIDTH / PASSES)
+        seconds[f"sampling {name}"] = statistics.median(taken["ours"])
+        by_hand = nade_by_hand(x, 500) if name.startswith("nade") else made_by_hand(x, model.network.hidden)
+        steps = {mode: our_step(model, x, mode) for mode in ("eager", "graph")} | {"by hand": by_hand}
+        taken = in_turns(steps, rounds, CLOCKS[clock])
+        for mode in ("eager", "graph"):
+            ratios[f"step {name} {mode}"] = of(taken[mode], taken["by hand"])
+        seconds |= {f"step {name} {key}": statistics.median(values) / 3 for key, values in taken.items()}
+        print(name, {key: value for key, value in ratios.items() if name in key}, file=sys.stderr, flush=True)
+    return {
+        "ratios": ratios,
+        "seconds": {key: float(f"{value:.4g}") for key, value in seconds.items()},
+        "settings": {
+            "width": WIDTH,
+            "rows": ROWS,
+            "batch": BATCH,
+            "naive_passes_timed": PASSES,
+            "rounds": rounds,
+            "clock": clock,
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a machine that others use too")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    import torch
+    from svi import versions
+
+    torch.set_num_threads(args.threads)
+    result = compare(args.rounds, args.clock) | {"versions": versions(), "threads": args.threads}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
