@@ -1,4 +1,4 @@
-"""A class-conditional PixelCNN of digits: exact log p(x | class), pictures of each class, lower halves given upper ones.
+"""A class-conditional PixelCNN of digits: exact log p(x | class), pictures of each class, halves given halves.
 
 python examples/pixelcnn_classes.py [--epochs 60] [--out runs/pixelcnn_classes]
 """

@@ -60,8 +60,13 @@ def test_a_prepared_recipe_builds_and_its_card_says_that_it_was_not_run(recipe):
     assert not (ROOT / recipe).with_suffix(".json").exists(), "it was run: move it up, beside its number"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.stem == "digits"], ids=str)
+def _paced(recipe: Path):
+    """Slow, or nightly where the run took more than a minute or two on a busy machine."""
+    pace = pytest.mark.slow if result_of(recipe)["seconds"] < 120 else pytest.mark.nightly
+    return pytest.param(recipe, marks=pace)
+
+
+@pytest.mark.parametrize("recipe", [_paced(r) for r in RECIPES if r.stem == "digits"], ids=str)
 def test_the_digits_recipes_repeat_their_number(recipe, tmp_path):
     measured = result_of(recipe)["log_likelihood"]
     again = run(Recipe.read(ROOT / recipe), tmp_path / "again", quiet=True).result["log_likelihood"]
