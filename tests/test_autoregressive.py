@@ -290,3 +290,14 @@ def test_dropout_is_for_training_and_draws_ignore_it():
     assert torch.equal(fn.log_prob(x), fn.log_prob(x))
     uniforms = torch.rand(20, 8, dtype=torch.float64)
     assert torch.equal(fn.sample((20,), uniforms=uniforms), fn.sample((20,), uniforms=uniforms, naive=True))
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("hidden", [(), (60,), (90, 40)])
+def test_cached_draws_are_the_naive_ones_across_the_blocks_of_the_cache(hidden, direct):
+    network, conditional = made(75, hidden, direct=direct)
+    network = network.double()
+    strong(network, 0.3)
+    fn = Autoregressive(network, conditional)
+    uniforms = torch.rand(9, 75, dtype=torch.float64)
+    assert torch.equal(fn.sample((9,), uniforms=uniforms), fn.sample((9,), uniforms=uniforms, naive=True))

@@ -161,60 +161,84 @@ def _keep_again(network: MaskedMLP, _: object) -> None:
 class MaskedStepper(Stepper):
     """Computes every hidden unit once, when the last variable that it sees is known: one pass in all.
 
-    Units are sorted by degree, so that those of one degree are a slice, and rows are columns, so that a
-    slice is contiguous.
+    Units are sorted by degree, so that those of one degree are a slice, and rows are columns, so that a slice
+    is contiguous. What is known when a block of variables begins is multiplied for the whole block at once;
+    inside it only what is new is added.
     """
+
+    block = 32
 
     @torch.no_grad()
     def __init__(self, network: MaskedMLP, n: int, context: Tensor | None, which: int) -> None:
-        order, width = network.orders[which], network.width
+        order, self.width = network.orders[which], network.width
         self.order, self.k = order.tolist(), 0
+        self.inputs, self.outputs = network.inputs, network.outputs
         self.activation = IN_PLACE[network.activation_name]
         *inside, out, direct = network.masks(which)
-        read, written = _columns(order, network.inputs), _columns(order, network.outputs)
-        like = network.out.weight
-        # what is not known yet is zero, and has masked weights: so every product may take all of the layer before
-        self.states = [like.new_zeros(len(read), n)]
-        self.inputs = self.states[0].split(network.inputs)
-        # for each layer: the slices of units that k variables settle, k = 0, ..., D - 1, with weights and biases
-        self.slices: list[list[tuple[Tensor, Tensor, Tensor] | None]] = []
-        before = read
+        read, written = _columns(order, self.inputs), _columns(order, self.outputs)
+        # cuts[i][k]: how many units of layer i are known when k variables are; the inputs are the first layer
+        self.cuts = [[k * self.inputs for k in range(self.width + 1)]]
+        self.layers, before = [], read
         for i, (layer, mask) in enumerate(zip(network.layers, inside, strict=True)):
             degree, after = network.get_buffer(f"degrees{i}")[which].sort(stable=True)
-            weight, bias = _sorted(cast(MaskedLinear, layer), mask, after, before, context)
-            state = like.new_zeros(len(after), n)
-            sizes = torch.bincount(degree, minlength=width)[:width].tolist()
-            parts = zip(state.split(sizes), weight.split(sizes), bias.split(sizes), strict=True)
-            self.slices.append([part if len(part[0]) else None for part in parts])
-            self.states.append(state)
+            self.layers.append(_sorted(cast(MaskedLinear, layer), mask, after, before, context))
+            self.cuts.append(torch.bincount(degree, minlength=self.width + 1).cumsum(0).tolist())
             before = after
-        weight, bias = _sorted(network.out, out, written, before, context)
-        self.out = list(zip(weight.split(network.outputs), bias.split(network.outputs), strict=True))
-        self.direct: tuple[Tensor, ...] = ()
-        if network.direct is not None:
-            self.direct = (network.direct * direct)[written][:, read].split(network.outputs)
-        self._settle()
+        self.out = _sorted(network.out, out, written, before, context)
+        self.direct = None if network.direct is None else (network.direct * direct)[written][:, read]
+        like = network.out.weight
+        self.states = [like.new_empty(len(read), n), *(like.new_empty(len(weight), n) for weight, _ in self.layers)]
+        for (_, bias), cut, state in zip(self.layers, self.cuts[1:], self.states[1:], strict=True):
+            state[: cut[0]] = bias[: cut[0]]  # units that see nothing, where there is one variable only
+            self.activation(state[: cut[0]])
+        self._begin()
+
+    def _begin(self) -> None:
+        """Multiply all that is known for the outputs of the next variables and for the units that they settle."""
+        k, self.first = self.k, self.k
+        end = min(k + self.block, self.width)
+        self.begun = []
+        for i, (weight, bias) in enumerate(self.layers):
+            start, stop, known = self.cuts[i + 1][k], self.cuts[i + 1][end], self.cuts[i][k]
+            self.begun.append(torch.addmm(bias[start:stop], weight[start:stop, :known], self.states[i][:known]))
+        (weight, bias), known = self.out, self.cuts[-1][k]
+        rows = slice(k * self.outputs, end * self.outputs)
+        self.total = torch.addmm(bias[rows], weight[rows, :known], self.states[-1][:known])
+        if self.direct is not None:
+            known = self.cuts[0][k]
+            self.total.addmm_(self.direct[rows, :known], self.states[0][:known])
 
     def _settle(self) -> None:
         """Compute the hidden units that see the first k variables and no more, layer by layer."""
-        for known, layer in zip(self.states, self.slices, strict=False):
-            part = layer[self.k]
-            if part is not None:
-                state, weight, bias = part
-                self.activation(torch.addmm(bias, weight, known, out=state))
+        for i, (weight, _) in enumerate(self.layers):
+            cut = self.cuts[i + 1]
+            start, stop = cut[self.k - 1], cut[self.k]
+            if stop > start:
+                known, now = self.cuts[i][self.first], self.cuts[i][self.k]
+                begun = self.begun[i][start - cut[self.first] : stop - cut[self.first]]
+                state = self.states[i + 1][start:stop]
+                torch.addmm(begun, weight[start:stop, known:now], self.states[i][known:now], out=state)
+                self.activation(state)
 
     def parameters(self) -> Tensor:
-        weight, bias = self.out[self.k]
-        y = torch.addmm(bias, weight, self.states[-1])
-        if self.direct:
-            y.addmm_(self.direct[self.k], self.states[0])
+        start, past = self.k * self.outputs, (self.k - self.first) * self.outputs
+        y = self.total[past : past + self.outputs]
+        known, now = self.cuts[-1][self.first], self.cuts[-1][self.k]
+        if now > known:
+            y = torch.addmm(y, self.out[0][start : start + self.outputs, known:now], self.states[-1][known:now])
+        if self.direct is not None and self.k > self.first:
+            known, now = self.cuts[0][self.first], self.cuts[0][self.k]
+            y = torch.addmm(y, self.direct[start : start + self.outputs, known:now], self.states[0][known:now])
         return y.T
 
     def push(self, encoded: Tensor) -> None:
-        self.inputs[self.k].copy_(encoded.T)
+        start = self.k * self.inputs
+        self.states[0][start : start + self.inputs] = encoded.T
         self.k += 1
-        if self.k < len(self.order):
+        if self.k < self.width:
             self._settle()
+            if self.k % self.block == 0:
+                self._begin()
 
 
 def _sorted(
