@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 EVERY = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in (ROOT / room).glob("*/*.toml"))
 CHECKS = [recipe for recipe in EVERY if "kernel" in read_toml(ROOT / recipe)]
 RECIPES = [recipe for recipe in EVERY if recipe not in CHECKS]
+PREPARED = sorted(p.relative_to(ROOT) for p in ROOT.glob("models/*/prepared/*.toml"))
 FLOORS = {"models/vae/binarized-mnist.toml": -90.0}
 
 
@@ -74,8 +75,25 @@ def test_the_number_is_above_its_floor(recipe, floor):
     assert result["log_likelihood"]["particles"] >= 500 and result["split"] == "test"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.stem == "digits"], ids=str)
+@pytest.mark.parametrize("recipe", PREPARED, ids=str)
+def test_a_prepared_recipe_builds_and_its_card_says_that_it_was_not_run(recipe):
+    prepared = Recipe.read(ROOT / recipe)
+    assert prepared.evaluate.split == "test"
+    assert (prepared.data, prepared.model) == ("binarized-mnist", recipe.parts[1])
+    model = MODELS[prepared.model].build(784, (1, 28, 28), "binary", **prepared.settings)
+    assert model.width == 784
+    card = (ROOT / recipe).parent.with_name("card.md").read_text()
+    assert f"| `prepared/{recipe.name}` |" in card and "| not run yet |" in card
+    assert not (ROOT / recipe).with_suffix(".json").exists(), "it was run: move it up, beside its number"
+
+
+def _paced(recipe: Path):
+    """Slow, or nightly where the run took more than a minute or two on a busy machine."""
+    pace = pytest.mark.slow if result_of(recipe)["seconds"] < 120 else pytest.mark.nightly
+    return pytest.param(recipe, marks=pace)
+
+
+@pytest.mark.parametrize("recipe", [_paced(r) for r in RECIPES if r.stem == "digits"], ids=str)
 def test_the_digits_recipes_repeat_their_number(recipe, tmp_path):
     measured = result_of(recipe)["log_likelihood"]
     again = run(Recipe.read(ROOT / recipe), tmp_path / "again", quiet=True).result["log_likelihood"]
