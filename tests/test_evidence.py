@@ -12,8 +12,27 @@ from pyrogen.cli.run import run
 from pyrogen.models import MODELS
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in (ROOT / room).glob("*/*.toml"))
+ALL = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in (ROOT / room).glob("*/*.toml"))
+PREPARED = {
+    *(Path(f"models/vae-planar/binarized-mnist-k{k}.toml") for k in (0, 10, 20, 40, 80)),
+    Path("models/vae-planar/digits.toml"),
+    Path("models/nice/warped-mixture.toml"),
+    Path("models/maf/warped-mixture.toml"),
+}
+"""Recipes that nobody has run yet. One that has its JSON leaves this list."""
 FLOORS = {"models/vae/binarized-mnist.toml": -90.0}
+
+
+RECIPES = [recipe for recipe in ALL if recipe not in PREPARED]
+
+
+def test_prepared_recipes_can_be_read_and_their_card_says_that_they_have_no_number():
+    for recipe in PREPARED:
+        assert (
+            Recipe.read(ROOT / recipe).model and f"`{recipe.name}`" in (ROOT / recipe).with_name("card.md").read_text()
+        )
+        assert not (ROOT / recipe).with_suffix(".json").exists()
+        assert "not been run" in (ROOT / recipe).with_name("card.md").read_text()
 
 
 def result_of(recipe: Path) -> dict:
@@ -21,7 +40,7 @@ def result_of(recipe: Path) -> dict:
 
 
 def test_every_model_that_recipes_can_build_has_one():
-    named = {Recipe.read(ROOT / recipe).model for recipe in RECIPES}
+    named = {Recipe.read(ROOT / recipe).model for recipe in ALL}
     assert named == set(MODELS)
 
 
