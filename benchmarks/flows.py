@@ -110,7 +110,7 @@ def stock(task: str) -> Contestant:
             layer.lower_spline.requires_grad_(False)
             layers.append(layer)
         else:
-            order = torch.arange(WIDTH) if i % 2 == 0 else torch.arange(WIDTH).flip(0)
+            order: Any = torch.arange(WIDTH) if i % 2 == 0 else torch.arange(WIDTH).flip(0)
             network = AutoRegressiveNN(WIDTH, hidden, param_dims=[BINS, BINS, BINS - 1], permutation=order)
             layers.append(T.SplineAutoregressive(WIDTH, network, count_bins=BINS, bound=BOUND, order="quadratic"))
         if task != "nsf-ar5":
