@@ -13,12 +13,7 @@ from pyrogen.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 ALL = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in (ROOT / room).glob("*/*.toml"))
-PREPARED = {
-    *(Path(f"models/vae-planar/binarized-mnist-k{k}.toml") for k in (0, 10, 20, 40, 80)),
-    Path("models/vae-planar/digits.toml"),
-    Path("models/nice/warped-mixture.toml"),
-    Path("models/maf/warped-mixture.toml"),
-}
+PREPARED = {Path(f"models/vae-planar/binarized-mnist-k{k}.toml") for k in (0, 10, 20, 40, 80)}
 """Recipes that nobody has run yet. One that has its JSON leaves this list."""
 FLOORS = {"models/vae/binarized-mnist.toml": -90.0}
 
