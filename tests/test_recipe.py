@@ -38,7 +38,7 @@ def test_what_depends_on_other_keys_is_filled_in():
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({}, ["no name in [model] of r.toml", "ppca, vae"]),
+        ({}, ["no name in [model] of r.toml", "ppca, "]),
         ({"model": {"name": "vae"}}, ["no name in [data] of r.toml", "digits"]),
         (changed(model="vae"), ["model = 'vae'", "a table [model]"]),
         (changed(fit=3), ["fit = 3", "a table [fit]"]),
