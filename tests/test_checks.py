@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -145,6 +146,25 @@ def test_the_levels_of_a_support_are_in_its_name(support, levels):
 def test_an_unknown_support_is_a_setting_error(support):
     with pytest.raises(SettingsError, match="grey256"):
         check_rows(torch.ones(2, 3), width=3, support=support)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_the_sphere_have_length_one_up_to_rounding(dtype):
+    x = torch.nn.functional.normalize(torch.randn(1000, 3, dtype=dtype), dim=-1)
+    check_rows(x, width=3, support="sphere")
+    off = x.clone()
+    off[[7, 9]] *= 1 + 100 * torch.finfo(dtype).eps
+    with pytest.raises(SupportError, match=r"length 1.* of row 7 of x \(2 such of 1000 rows\); need every row a unit"):
+        check_rows(off, width=3, support="sphere")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_angles_are_from_minus_pi_to_below_pi(dtype):
+    pi = torch.tensor(math.pi, dtype=dtype)
+    check_rows(torch.stack([-pi, torch.nextafter(pi, 0 * pi), 0 * pi])[None], width=3, support="torus")
+    for bad in (pi, torch.nextafter(-pi, 2 * -pi), pi + 1):
+        with pytest.raises(SupportError, match=r"column 1 of x.*need every entry in \[-pi, pi\).*angles\.wrap\(x\)"):
+            check_rows(torch.stack([0 * pi, bad])[None], width=2, support="torus")
 
 
 def test_checks_hold_under_python_optimised():

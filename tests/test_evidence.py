@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from pyrogen.cli.kernels import KERNELS, KernelRecipe, run_check
 from pyrogen.cli.recipe import Recipe, read_toml
 from pyrogen.cli.run import run
+from pyrogen.data import load
+from pyrogen.data.torus import torus_log_prob
 from pyrogen.models import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -99,3 +102,15 @@ def test_the_digits_recipes_repeat_their_number(recipe, tmp_path):
     again = run(Recipe.read(ROOT / recipe), tmp_path / "again", quiet=True).result["log_likelihood"]
     # other processors round otherwise and training amplifies it; the same one gives the same bits
     assert again["mean"] == pytest.approx(measured["mean"], abs=0.2)
+
+
+def test_a_torus_flow_is_close_to_the_law_that_it_was_trained_on():
+    result = result_of(Path("models/torus-flow/multimodal.toml"))
+    best = float(torus_log_prob(load("torus")["test"].double()).mean())
+    # over the same rows, so what is left of the noise is that of the difference
+    assert 0 < best - result["log_likelihood"]["mean"] < 0.01
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.parent.name == "sphere-flow"], ids=str)
+def test_densities_on_the_globe_gain_more_than_a_nat_over_the_uniform_law(recipe):
+    assert result_of(recipe)["log_likelihood"]["interval"][0] > 1 - math.log(4 * math.pi)

@@ -48,6 +48,7 @@ LAYERS: dict[str, tuple[int, Callable[[], Layer]]] = {
     "rotation S2": (3, lambda: Rotation(3, 1.0)),
     "rotation S4": (5, lambda: Rotation(5, 1.0)),
     "cylinder": (3, lambda: CylinderSpline(5, (8,))),
+    "cylinder degree 4": (3, lambda: CylinderSpline(5, (8,), degree=4)),
     "exponential S1": (2, lambda: ExponentialMap(2, 3)),
     "exponential S2": (3, lambda: ExponentialMap(3, 4)),
     "exponential S4": (5, lambda: ExponentialMap(5, 4)),
@@ -132,7 +133,7 @@ def test_gradients_of_the_inverse_are_those_of_the_implicit_function(name):
 @pytest.mark.parametrize("name", ON_THE_GLOBE)
 def test_areas_add_up_to_the_sphere_both_ways(name):
     layer = made(name)
-    x, weight = globe(60)
+    x, weight = globe(150 if name[:3] == "cyl" else 60)
     with torch.no_grad():
         for log_det in (layer.forward_and_log_det(x)[1], layer.inverse_and_log_det(x)[1]):
             # splines have kinks in their slopes, which limits the quadrature and not the layer
@@ -262,6 +263,15 @@ def test_layers_start_at_the_identity():
         torch.testing.assert_close(log_det, torch.zeros(50), rtol=0, atol=1e-5)
 
 
+def test_a_degree_lets_the_network_see_chebyshevs_polynomials():
+    layer, z = made("cylinder degree 4"), torch.linspace(-1, 1, 9, dtype=torch.float64)
+    seen = []
+    layer.network.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    layer._around(z, None)
+    k = torch.arange(1, 5)
+    torch.testing.assert_close(seen[0], torch.cos(k * torch.arccos(z)[:, None]))
+
+
 def test_a_context_decides_the_cylinder():
     torch.manual_seed(0)
     layer = CylinderSpline(4, (8,), context=2).double()
@@ -349,6 +359,8 @@ def test_layers_that_cannot_be_are_refused():
     for bins in (1, 1000):
         with pytest.raises(SettingsError, match=f"bins={bins}"):
             CylinderSpline(bins)
+    with pytest.raises(SettingsError, match="degree=0"):
+        CylinderSpline(8, degree=0)
     with pytest.raises(ShapeError, match="without a width"):
         Stereographic(NoWidth(None))
 
@@ -364,3 +376,22 @@ def test_an_inverse_that_cannot_be_found_is_an_error_and_not_a_number():
         layer.centres.fill_(math.nan)
     with pytest.raises(NonFiniteError, match="Newton's method"):
         layer.inverse(directions("exponential S2", 4))
+
+
+@pytest.mark.parametrize("name", ["mobius S2", "rotation S2", "cylinder", "stereographic", "exponential S2"])
+def test_forward_maps_run_without_numbers_and_under_vmap(name):
+    layer, x = made(name), directions(name, 4)
+    if name != "exponential S2":  # slogdet needs numbers
+        assert layer.to("meta").forward_and_log_det(x.to("meta"))[1].shape == (4,)
+        layer = made(name)
+    rows = torch.func.vmap(layer.forward_and_log_det)(x)
+    torch.testing.assert_close(rows[1], layer.forward_and_log_det(x)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobius S2", "rotation S2", "cylinder", "stereographic", "exponential S2"])
+def test_forward_maps_are_one_graph(name):
+    layer, x = made(name), directions(name, 4)
+    forward = torch.compile(layer.forward_and_log_det, backend="eager", fullgraph=True)
+    for a, b in zip(forward(x), layer.forward_and_log_det(x), strict=True):
+        torch.testing.assert_close(a, b)

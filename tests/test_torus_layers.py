@@ -254,3 +254,19 @@ def test_layers_that_cannot_be_are_refused():
         TorusAutoregressive(0)
     with pytest.raises(SettingsError, match="width 1"):
         TorusCoupling(1)
+
+
+@pytest.mark.parametrize("name", ["coupling", "coupling mobius", "autoregressive"])
+def test_both_maps_run_without_numbers(name):
+    layer, x = made(name).to("meta"), angles(name, 4).to("meta")
+    for f in (layer.forward_and_log_det, layer.inverse_and_log_det):
+        assert f(x)[1].shape == (4,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coupling", "autoregressive"])
+def test_both_maps_are_one_graph(name):
+    layer, x = made(name), angles(name, 4)
+    for f in (layer.forward_and_log_det, layer.inverse_and_log_det):
+        for a, b in zip(torch.compile(f, backend="eager", fullgraph=True)(x), f(x), strict=True):
+            torch.testing.assert_close(a, b)

@@ -33,20 +33,26 @@ class CylinderSpline(SphereLayer):
     Args:
         bins: K of both splines.
         hidden: widths of the network's hidden layers.
+        degree: the network sees Chebyshev's polynomials T_1(z') = z' to T_degree(z'); more of them for densities whose
+            longitudes change quickly with the height.
         context: C.
 
     Raises:
-        SettingsError: fewer than 2 bins, or more than there is room for.
+        SettingsError: fewer than 2 bins, or more than there is room for; a degree below 1.
     """
 
-    def __init__(self, bins: int = 16, hidden: Sequence[int] = (32, 32), *, context: int = 0) -> None:
+    def __init__(self, bins: int = 16, hidden: Sequence[int] = (32, 32), *, degree: int = 1, context: int = 0) -> None:
         super().__init__(3, context)
-        if not 2 <= bins < 1 / MIN_BIN:
-            raise SettingsError(got=f"bins={bins}", need=f"2 to {1 / MIN_BIN:.0f} bins", fix="bins=16")
-        self.bins = bins
+        if not 2 <= bins < 1 / MIN_BIN or degree < 1:
+            raise SettingsError(
+                got=f"bins={bins} and degree={degree}",
+                need=f"2 to {1 / MIN_BIN:.0f} bins, and a degree of 1 or more",
+                fix="bins=16, degree=1",
+            )
+        self.bins, self.degree = bins, degree
         self.height = nn.Parameter(torch.zeros(3 * bins - 1))
         self.of_context = Conditioner(context, hidden, 3 * bins - 1, activation=nn.Tanh) if context else None
-        self.network = Conditioner(1, hidden, 3 * bins + 1, context=context, activation=nn.Tanh)
+        self.network = Conditioner(degree, hidden, 3 * bins + 1, context=context, activation=nn.Tanh)
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self.direction(x, context)
@@ -72,10 +78,18 @@ class CylinderSpline(SphereLayer):
 
     def _around(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The parameters of the longitude's spline at height z, and the turn."""
-        raw = self.network(z.unsqueeze(-1), context)
+        raw = self.network(_chebyshev(z, self.degree), context)
         bins, slopes, turn = raw.split([2 * self.bins, self.bins, 1], -1)
         fade = (1 - z * z).clamp(min=0).unsqueeze(-1)
         return (fade * bins).unflatten(-1, (2, self.bins)), fade * slopes, turn.squeeze(-1)
+
+
+def _chebyshev(z: Tensor, degree: int) -> Tensor:
+    """T_k(z) = cos(k arccos z), k = 1 to degree: (...) to (..., degree)."""
+    found = [torch.ones_like(z), z]
+    for _ in range(degree - 1):
+        found.append(2 * z * found[-1] - found[-2])
+    return torch.stack(found[1:], -1)
 
 
 def _longitude(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class SphereFlow(ManifoldFlow):
 
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
-        defaults = {"kind": "cylinder", "layers": 4, "bins": 16, "hidden": [32, 32], "bumps": 8}
+        defaults = {"kind": "cylinder", "layers": 4, "bins": 16, "hidden": [32, 32], "degree": 1, "bumps": 8}
         refuse_unknown(cls.recipe, settings, defaults)
         chosen = defaults | settings
         if support != "sphere":
@@ -52,6 +52,7 @@ def sphere_flow(
     layers: int = 4,
     bins: int = 16,
     hidden: tuple[int, ...] = (32, 32),
+    degree: int = 1,
     bumps: int = 8,
 ) -> Flow:
     """Layers of one kind with a rotation before each.
@@ -60,14 +61,14 @@ def sphere_flow(
         width: d + 1.
         kind: "cylinder", splines on the globe alone; "exponential", sums of radial bumps; "mobius".
         layers: how many.
-        bins, hidden: of the cylinder's splines and their network.
+        bins, hidden, degree: of the cylinder's splines and their network.
         bumps: of an exponential map.
 
     Raises:
         SettingsError: another kind, no layers, or cylinders on another sphere than the globe.
     """
     kinds = {
-        "cylinder": lambda: CylinderSpline(bins, hidden),
+        "cylinder": lambda: CylinderSpline(bins, hidden, degree=degree),
         "exponential": lambda: ExponentialMap(width, bumps),
         "mobius": lambda: Mobius(0.1 * torch.randn(width).clamp(-1, 1) / width**0.5),
     }
