@@ -73,7 +73,7 @@ class FitTable:
     patience: int | None = _setting(None, least=1, most=_MANY)  # epochs without a better validation bound
     compile: str = _setting("eager", choices=("auto", "eager", "graph", "inductor", "cudagraph"), silent=True)
     precision: str = _setting("float32", choices=("float32", "tf32", "bfloat16"), silent=True)
-    greedy: int = _setting(0, least=0, most=_MANY)  # epochs of pre-training for each pair of layers of a dbm or dbn
+    greedy: int | None = _setting(None, least=1, most=_MANY)  # epochs of pre-training a pair of layers
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def _completed(recipe: Recipe, source: str) -> Any:
     elif name == "updown" and not network:
         found = f'name = "updown" for {recipe.model}', "a dbn", 'name = "elbo"'
     elif recipe.fit.greedy and not issubclass(MODELS[recipe.model], DBM | DBN):
-        found = f"greedy in [fit] for {recipe.model}", "a dbm or a dbn", "greedy = 0"
+        found = f"greedy in [fit] for {recipe.model}", "a dbm or a dbn", "leaving it out"
     elif objective.gradient not in ("auto", own):
         found = f'gradient = "{objective.gradient}" for {name}', f"auto or {own}", f'gradient = "{own}"'
     elif objective.free_bits and name != "elbo":
