@@ -35,8 +35,9 @@ help:
 demo: .venv/installed
 	$(BIN)/pyrogen run models/vae/digits.toml --out runs/demo --overwrite
 
+# a process for each core, and a file's tests in one of them
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # pytest answers 5 when nothing is marked slow
 test-slow: .venv/installed

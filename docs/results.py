@@ -37,10 +37,17 @@ def table() -> str:
         recipe = path.with_suffix(".toml").relative_to(ROOT)
         method = number["kind"] if number["kind"] == "exact" else f"{number['kind']} ({number['method']})"
         lines.append(
-            f"| [{recipe}]({recipe}) | {number['mean']:.2f} ± {number['stderr']:.2f} "
+            f"| [{recipe}]({recipe}) | {_mean(number)} ± {number['stderr']:.2f} "
             f"| {method} | {number['n']} | {number['particles'] or ''} | {result['seconds']:.0f} |"
         )
     return "\n".join([*lines, "", *checks]) + "\n"
+
+
+def _mean(number: dict) -> str:
+    if "bracket" not in number:
+        return f"{number['mean']:.2f}"
+    low, high = number["bracket"]
+    return f"[{low:.2f}, {high:.2f}]"
 
 
 def _check(path: Path, result: dict) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrogen.distributions.boltzmann import Particles
 from pyrogen.inference.noise import Noise, NoiseError
 from pyrogen.inference.objectives import Objective
 from pyrogen.inference.programs import Programs
@@ -124,6 +125,9 @@ def trace(step: Step, x: Tensor) -> fx.GraphModule:
     Raises:
         NotLoweredError: the step needs a value while it is traced, or goes back in the random state.
     """
+
+    if any(isinstance(part, Particles) for module in step.programs.modules for part in module.modules()):
+        raise NotLoweredError("the particles of an undirected model move from call to call, outside the graph")
 
     def traced(*inputs: Tensor) -> tuple[Tensor | None, ...]:
         with Noise() as noise:
