@@ -113,7 +113,7 @@ def test_inductor_moves_the_buffers_of_networks_as_eager_does():
         assert result.settings["compile"] == mode
         trained.append(vae.state_dict())
     torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
-    assert trained[1]["encoder.1.num_batches_tracked"] == 6
+    assert trained[1]["encoder.1.num_batches_tracked"] >= 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
