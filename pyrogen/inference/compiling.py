@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-import torch._inductor
 from torch import Tensor, fx
 
 from pyrogen.inference.lowering import NotLoweredError, Step, lower
@@ -82,6 +81,8 @@ def _by_inductor(graph: fx.GraphModule, step: Step, x: Tensor) -> Run:
 
 
 def _compiled(graph: fx.GraphModule, step: Step, x: Tensor, cpp_wrapper: bool) -> Run:
+    from torch._inductor import compile as compiled  # not above: importing it changes torch's state
+
     # random numbers from torch's own stream, so that the result does not depend on the mode but for rounding
     options: dict[str, Any] = {"fallback_random": True, "cpp_wrapper": cpp_wrapper}
     own = fx.GraphModule(graph, copy.deepcopy(graph.graph))
@@ -91,7 +92,7 @@ def _compiled(graph: fx.GraphModule, step: Step, x: Tensor, cpp_wrapper: bool) -
         warnings.simplefilter("ignore")
         with step.rehearsing(), torch.no_grad():
             # not torch.compile, which would look at each call whether the graph is still that one, and all its inputs
-            return torch._inductor.compile(own, list[Any](step.inputs(x, 0)), options=options)  # pyright: ignore[reportReturnType]
+            return compiled(own, list[Any](step.inputs(x, 0)), options=options)  # pyright: ignore[reportReturnType]
 
 
 def _unfuse(graph: fx.GraphModule) -> None:
