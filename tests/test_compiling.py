@@ -5,10 +5,14 @@ from __future__ import annotations
 import pyro
 import pytest
 import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrogen.errors import SettingsError
 from pyrogen.inference import ELBO, Warmup, fit
-from pyrogen.inference.compiling import Lowered
+from pyrogen.inference.compiling import Lowered, _unfuse
+from pyrogen.models import VAE, BernoulliPixels, StandardNormal
+from pyrogen.nn import MLP
 from tests.lowered import OBJECTIVES, eagerly, rows, step_of
 from tests.zoo import small
 
@@ -93,3 +97,30 @@ def test_inductor_draws_the_same_noise_and_rounds_otherwise(objective):
         assert result.settings["compile"] == mode
         runs.append((torch.tensor(result.history["train"]), [p.detach() for p in vae.parameters()]))
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inductor_moves_the_buffers_of_networks_as_eager_does():
+    def plain(parameters):  # Adam would make steps of what should be 0 and is rounded
+        return torch.optim.SGD(parameters, 0.1)
+
+    trained = []
+    for mode in ("eager", "inductor"):
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.ReLU(), nn.Linear(6, 4))
+        vae = VAE(encoder, MLP(2, 5, 4), BernoulliPixels(4), StandardNormal(2))
+        result = fit(vae, rows(30), epochs=2, batch_size=10, optimizer=plain, compile=mode, progress=False)
+        assert result.settings["compile"] == mode
+        trained.append(vae.state_dict())
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
+    assert trained[1]["encoder.1.num_batches_tracked"] >= 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_is_added_after_its_product_where_that_rounds_no_more(dtype):
+    x, weight, bias = (torch.randn(size, dtype=dtype) for size in ((3, 4), (4, 5), (5,)))
+    graph = make_fx(torch.addmm)(bias, x, weight)
+    _unfuse(graph)
+    products = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert products == (["aten.mm.default", "aten.add.Tensor"] if dtype == torch.float32 else ["aten.addmm.default"])
+    torch.testing.assert_close(graph(bias, x, weight), torch.addmm(bias, x, weight))

@@ -27,7 +27,8 @@ from pyrogen.inference.programs import Programs
 from pyrogen.inference.progress import Progress
 from pyrogen.inference.run_folder import RunFolder
 from pyrogen.inference.schedules import Schedule
-from pyrogen.inference.settings import check_folder, check_like, check_numbers, check_shares, check_ways
+from pyrogen.inference.settings import check_folder, check_like, check_numbers, check_ways
+from pyrogen.inference.settings import check_shares as _check_shares
 from pyrogen.inference.training import Optimizer, Training
 from pyrogen.models.contracts import Energy
 from pyrogen.ops import denormals_flushed, resolve_device
@@ -144,7 +145,7 @@ def fit(
     settings |= {"objective": repr(objective), "device": str(target), "processes": ranks.world}
     fixed = {name: settings[name] for name in _FIXED}
     if ranks.world > 1:
-        check_shares(ranks, len(data), batch_size)
+        _check_shares(ranks, len(data), batch_size)
         ranks.agree(identity_of(programs, data, validation, fixed) | {"epochs": epochs, "patience": patience})
     with ExitStack() as stack:
         run = folder if isinstance(folder, RunFolder) else None
