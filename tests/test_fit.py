@@ -206,7 +206,6 @@ def test_impossible_settings_are_refused(bad):
     [{"particles": value} for value in ("5", 2.5, 0, -1, True, None)]
     + [{"beta": value} for value in ("1", None, math.nan, Warmup, lambda: 1.0, torch.ones(2))]
     + [{"gradient": "best"}],
-    ids=str,
 )
 def test_impossible_objectives_are_refused_when_they_are_made(objective, bad):
     with pytest.raises(SettingsError, match=r"need .*; try "):

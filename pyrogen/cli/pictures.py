@@ -122,7 +122,7 @@ def _or_reason(make: Any, *args: Any, **settings: Any) -> Figure | str:
     try:
         return make(*args, **settings)
     except (PyrogenError, NotImplementedError) as error:
-        return str(error)
+        return str(error) or "a mean that has no formula"  # torch's NotImplementedError says nothing
 
 
 def _observed(program: Any, x: Tensor) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def grey(monkeypatch, sources) -> dict[str, np.ndarray]:
     monkeypatch.setattr(mnist, "GREY", published(arrays))
     # written out from the description of the format, not from the reader
     head = {"images": b"\0\0\x08\x03" + b"\0\0\0\x06\0\0\0\x1c\0\0\0\x1c", "labels": b"\0\0\x08\x01\0\0\0\x06"}
-    sources["t10k-images-idx3-ubyte.gz"] = gzip.compress(head["images"] + arrays["images"].tobytes())
-    sources["t10k-labels-idx1-ubyte.gz"] = gzip.compress(head["labels"] + arrays["labels"].tobytes())
+    sources["t10k-images-idx3-ubyte.gz"] = gzip.compress(head["images"] + arrays["images"].tobytes(), mtime=0)
+    sources["t10k-labels-idx1-ubyte.gz"] = gzip.compress(head["labels"] + arrays["labels"].tobytes(), mtime=0)
     return arrays
 
 
@@ -113,9 +113,9 @@ def test_a_source_that_answers_something_else_is_named(bits, sources, tmp_path, 
     [
         (b"<html>log in first</html>", "a gzip archive"),
         (b"", "bytes of shape"),
-        (gzip.compress(b""), "bytes of shape"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x07" + bytes(6)), "bytes of shape"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x06" + bytes(1 << 20)), "bytes of shape"),
+        (gzip.compress(b"", mtime=0), "bytes of shape"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x07" + bytes(6), mtime=0), "bytes of shape"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x06" + bytes(1 << 20), mtime=0), "bytes of shape"),
     ],
 )
 def test_an_idx_file_of_another_size_is_refused(grey, sources, page, need):

@@ -90,7 +90,7 @@ def check_settings(name: str, width: int, settings: dict[str, Any]) -> None:
 
 
 class NICE(Named):
-    """x -> z by additive couplings and one scale per column.
+    """A density by x -> z with additive couplings and one scale per column.
 
     Source: Dinh et al. 2014, arXiv:1410.8516, with a Gaussian for the logistic prior.
 
@@ -105,7 +105,7 @@ class NICE(Named):
 
 
 class RealNVP(Named):
-    """x -> z by affine couplings.
+    """A density by x -> z with affine couplings.
 
     Source: Dinh et al. 2016, arXiv:1605.08803, on rows and without its multi-scale parts for pictures.
 
@@ -120,7 +120,7 @@ class RealNVP(Named):
 
 
 class MAF(Named):
-    """x -> z by affine autoregressive layers: one pass for densities, D passes for draws.
+    """A density by x -> z with affine autoregressive layers: one pass for densities, D passes for draws.
 
     Source: Papamakarios et al. 2017, arXiv:1705.07057.
 
@@ -135,7 +135,7 @@ class MAF(Named):
 
 
 class NSF(Named):
-    """x -> z by rational-quadratic spline couplings and linear layers.
+    """A density by x -> z with rational-quadratic spline couplings and linear layers.
 
     Source: Durkan et al. 2019, arXiv:1906.04032, RQ-NSF (C).
 
