@@ -91,8 +91,8 @@ def test_a_prepared_recipe_builds_and_its_card_says_that_it_was_not_run(recipe):
 
 
 def _paced(recipe: Path):
-    """Slow, or nightly where the run took more than a minute or two on a busy machine."""
-    pace = pytest.mark.slow if result_of(recipe)["seconds"] < 120 else pytest.mark.nightly
+    """Slow, or nightly where the run took more than a minute."""
+    pace = pytest.mark.slow if result_of(recipe)["seconds"] < 60 else pytest.mark.nightly
     return pytest.param(recipe, marks=pace)
 
 

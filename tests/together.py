@@ -19,6 +19,7 @@ from torch import nn
 
 from pyrogen.errors import PyrogenError
 from pyrogen.inference import ELBO, IWAE, Warmup, fit, processes
+from pyrogen.inference.parallel import leave
 from pyrogen.inference.training import Training
 from pyrogen.models import Pair
 from tests.zoo import small
@@ -193,8 +194,10 @@ def main(folder, cases):
 
 
 if __name__ == "__main__":
+    code = 0
     try:
         main(Path(sys.argv[1]), sys.argv[2:])
     except PyrogenError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(128 + getattr(error, "signal", -127))
+        code = 128 + getattr(error, "signal", -127)
+    leave(code)

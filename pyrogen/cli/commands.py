@@ -47,7 +47,14 @@ def main() -> None:
     # before torch is imported: its threads otherwise spin while they wait for each other, and where another
     # process wants the same cores a step of a small model takes twenty times as long
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(prog_name="pyrogen")
+    try:
+        app(prog_name="pyrogen")
+    except SystemExit as end:
+        if "torch.distributed" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from pyrogen.inference.parallel import leave
+
+            leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
 
 
 def in_words(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,10 +11,11 @@ moment to stop, the first process tells the others; it alone writes.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -285,3 +286,14 @@ def _together() -> Iterator[None]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def leave(code: int) -> NoReturn:
+    """End a process that was one of several, at once, with an exit code; all that it wrote is to be closed by then.
+
+    The threads of torch's process groups may outlive them, and std::terminate then takes the place of the exit code
+    while Python is torn down: rarely, but a launcher starts all processes anew for it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
