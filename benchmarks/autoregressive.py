@@ -10,18 +10,13 @@ benchmarks/results/autoregressive.json. For sampling a ratio is naive over ours,
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-OUT = Path(__file__).parent / "results" / "autoregressive.json"
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+from paired import CLOCKS, arguments, in_turns, limit_threads, write
+
 WIDTH, ROWS, BATCH, PASSES = 784, 64, 100, 16
 Run = Callable[[], object]
 
@@ -36,7 +31,7 @@ def models() -> dict[str, Any]:
 
 
 def sampling(model: Any) -> tuple[Run, Run]:
-    """64 draws by ours, and PASSES of the 784 passes that the naive way has, each with its draw."""
+    """PASSES of the 784 passes that the naive way has, each with its draw; and all 64 draws by ours."""
     import torch
 
     fn = model.dist()
@@ -51,30 +46,14 @@ def sampling(model: Any) -> tuple[Run, Run]:
             value = conditional.draw(stepper.parameters(), noise[:, stepper.order[k]])
             stepper.push(conditional.encode(value.unsqueeze(-1)))
 
-    return lambda: fn.sample((ROWS,), uniforms=uniforms), naive
+    return naive, lambda: fn.sample((ROWS,), uniforms=uniforms)
 
 
-def our_step(model: Any, x: Any, mode: str) -> Run:
-    import pyro
+def our_steps(model: Any, x: Any, mode: str) -> Run:
+    from loop import Loop
 
-    from pyrogen.inference import ELBO
-    from pyrogen.inference.compiling import choose
-    from pyrogen.inference.programs import Programs
-    from pyrogen.inference.training import Training
-    from pyrogen.ops import denormals_flushed
-
-    options: dict[str, Any] = {"schedule": None, "optimizer": None, "clip": None, "average": None}
-    training = Training(Programs.of(model), x, None, ELBO(), batch_size=BATCH, learning_rate=1e-3, seed=0, **options)
-    with pyro.validation_enabled(False), denormals_flushed():
-        training.lowered = choose(training, mode, 10**6)
-
-    def step() -> None:
-        with pyro.validation_enabled(False), denormals_flushed():
-            for _ in range(3):
-                training.update(x[:BATCH])
-                training.position = 0
-
-    return step
+    loop = Loop(model, x, batch=BATCH, rate=1e-3, mode=mode)
+    return lambda: [loop.step(x[:BATCH]) for _ in range(3)]
 
 
 def made_by_hand(x: Any, hidden: tuple[int, ...]) -> Run:
@@ -131,24 +110,6 @@ def nade_by_hand(x: Any, hidden: int) -> Run:
     return step
 
 
-def in_turns(runs: dict[str, Run], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each run in each round, after one round to warm up."""
-    names = list(runs)
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(rounds + 1):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            start = clock()
-            runs[name]()
-            if i:
-                taken[name].append(clock() - start)
-    return taken
-
-
-def of(numerator: list[float], denominator: list[float], factor: float = 1.0) -> float:
-    """The median over rounds of one time over another."""
-    return float(f"{statistics.median(factor * a / b for a, b in zip(numerator, denominator, strict=True)):.4g}")
-
-
 def compare(rounds: int, clock: str) -> dict[str, Any]:
     import torch
 
@@ -156,16 +117,15 @@ def compare(rounds: int, clock: str) -> dict[str, Any]:
     ratios: dict[str, float] = {}
     seconds: dict[str, float] = {}
     for name, model in models().items():
-        ours, naive = sampling(model)
-        taken = in_turns({"ours": ours, "naive": naive}, rounds, CLOCKS[clock])
-        ratios[f"sampling {name}"] = of(taken["naive"], taken["ours"], WIDTH / PASSES)
-        seconds[f"sampling {name}"] = statistics.median(taken["ours"])
+        naive, ours = sampling(model)
+        drawn = in_turns({"naive": naive, "ours": ours}, rounds, CLOCKS[clock], warm=1)
+        ratios[f"sampling {name}"] = drawn["ours"]["ratio"] * WIDTH / PASSES
+        seconds[f"sampling {name}"] = drawn["ours"]["seconds"]
         by_hand = nade_by_hand(x, 500) if name.startswith("nade") else made_by_hand(x, model.network.hidden)
-        steps = {mode: our_step(model, x, mode) for mode in ("eager", "graph")} | {"by hand": by_hand}
-        taken = in_turns(steps, rounds, CLOCKS[clock])
         for mode in ("eager", "graph"):
-            ratios[f"step {name} {mode}"] = of(taken[mode], taken["by hand"])
-        seconds |= {f"step {name} {key}": statistics.median(values) / 3 for key, values in taken.items()}
+            steps = in_turns({mode: our_steps(model, x, mode), "by hand": by_hand}, rounds, CLOCKS[clock], warm=1)
+            ratios[f"step {name} {mode}"] = steps["by hand"]["ratio"]
+            seconds |= {f"step {name} {key}": taken["seconds"] / 3 for key, taken in steps.items()}
         print(name, {key: value for key, value in ratios.items() if name in key}, file=sys.stderr, flush=True)
     return {
         "ratios": ratios,
@@ -182,19 +142,9 @@ def compare(rounds: int, clock: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a machine that others use too")
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
-    import torch
-    from svi import versions
-
-    torch.set_num_threads(args.threads)
-    result = compare(args.rounds, args.clock) | {"versions": versions(), "threads": args.threads}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    args = arguments(__doc__, "autoregressive", rounds=5).parse_args()
+    limit_threads(args.threads)
+    write(compare(args.rounds, args.clock), args.out, args.threads)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,15 @@ autoregressive density takes D passes in both.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from paired import CLOCKS, arguments, earlier, in_turns, limit_threads, write
 
-from benchmarks.svi import CLOCKS, in_turns, versions
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' count of operations
 
-OUT = Path(__file__).parent / "results" / "flows.json"
 WIDTH, BATCH, RATE, HIDDEN, BINS, BOUND, DRAWS = 8, 256, 1e-3, (64, 64), 8, 5.0, 100_000
 TASKS = ("realnvp-8", "nsf-c5", "nsf-ar5")
 
@@ -68,25 +64,16 @@ def ours(task: str) -> Contestant:
 
 def ours_by_graph(task: str, data: Any) -> Contestant:
     """Ours as `fit(compile="graph")` trains it: the step traced once, one fused Adam."""
-    import pyro
+    from loop import Loop
 
-    from pyrogen.inference import ELBO
-    from pyrogen.inference.compiling import choose
-    from pyrogen.inference.programs import Programs
-    from pyrogen.inference.training import Training
     from pyrogen.models import FlowModel
 
-    module = ours(task).module
-    model = FlowModel(module.layer.inv)
-    options: dict[str, Any] = {"schedule": None, "optimizer": None, "clip": None, "average": None}
-    training = Training(Programs.of(model), data, None, ELBO(), batch_size=BATCH, learning_rate=RATE, seed=0, **options)
-    with pyro.validation_enabled(False):
-        training.lowered = choose(training, "graph", 10**6)
+    model = FlowModel(ours(task).module.layer.inv)
+    loop = Loop(model, data, batch=BATCH, rate=RATE, mode="graph")
 
     class Trained(Contestant):
         def step(self, x: Any) -> None:
-            training.update(x)
-            training.position = 0
+            loop.step(x)
 
     return Trained(model.log_prob, model.sample, list(model.parameters()))
 
@@ -186,26 +173,16 @@ def counted(one: Contestant, x: Any) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = arguments(__doc__, "flows")
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a machine that others use too")
     parser.add_argument("--only", choices=TASKS)
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(args.threads)
-    import torch
-
-    torch.set_num_threads(args.threads)
-    result = json.loads(args.out.read_text()) if args.only and args.out.exists() else {}
+    limit_threads(args.threads)
+    result = earlier(args.out) if args.only else {}
     for task in [args.only] if args.only else TASKS:
         result[task] = compare(task, args.rounds, args.clock, args.steps)
         print(task, result[task]["ratios"], result[task]["operations"], result[task]["test_nll"], file=sys.stderr)
-    result |= {"versions": versions(), "threads": args.threads}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, args.out, args.threads)
 
 
 if __name__ == "__main__":

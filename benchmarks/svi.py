@@ -9,20 +9,13 @@ over rounds go to benchmarks/results/svi.json. NumPyro is no dependency: without
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-OUT = Path(__file__).parent / "results" / "svi.json"
+from paired import CLOCKS, arguments, earlier, in_turns, limit_threads, write
+
 SIZES = {"mlp-400": {"hidden": 400, "batch": 128}, "mlp-64": {"hidden": 64, "batch": 16}}
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WIDTH, LATENT, RATE, ROWS = 784, 20, 1e-3, 9984  # whole batches of 128 and of 16
 
 Epoch = Callable[[], float]
@@ -39,38 +32,17 @@ def synthetic(torch: Any) -> Any:
 
 def ours(x: Any, hidden: int, batch: int, mode: str) -> tuple[Epoch, Callable[[], object], str]:
     """The loop of `fit` and its step, in a mode of `compile`; "auto" as for a long run."""
-    import pyro
     import torch
+    from loop import Loop
 
-    from pyrogen.inference import ELBO
-    from pyrogen.inference.compiling import choose
-    from pyrogen.inference.programs import Programs
-    from pyrogen.inference.training import Training
     from pyrogen.models import VAE, BernoulliPixels, StandardNormal
     from pyrogen.nn import MLP
-    from pyrogen.ops import denormals_flushed
 
     torch.manual_seed(0)
     encoder, decoder = MLP(WIDTH, hidden, 2 * LATENT), MLP(LATENT, hidden, WIDTH)
     vae = VAE(encoder, decoder, BernoulliPixels(WIDTH), StandardNormal(LATENT))
-    options: dict[str, Any] = {"schedule": None, "optimizer": None, "clip": None, "average": None}
-    training = Training(Programs.of(vae), x, None, ELBO(), batch_size=batch, learning_rate=RATE, seed=0, **options)
-    with pyro.validation_enabled(False), denormals_flushed():
-        training.lowered = choose(training, mode, 10**6).lowered
-
-    def epoch() -> float:
-        with pyro.validation_enabled(False), denormals_flushed():
-            for rows in training.batches():
-                training.update(rows)
-            training.close_epoch()
-        return training.history["train"][-1]
-
-    def step() -> None:
-        with pyro.validation_enabled(False), denormals_flushed():
-            training.update(x[:batch])
-            training.position = 0
-
-    return epoch, step, training.lowered.mode if training.lowered else "eager"
+    loop = Loop(vae, x, batch=batch, rate=RATE, mode=mode)
+    return loop.epoch, lambda: loop.step(x[:batch]), loop.mode
 
 
 def hand_written(x: Any, hidden: int, batch: int) -> tuple[Epoch, Callable[[], object]]:
@@ -231,71 +203,16 @@ def repeated(step: Callable[[], object], times: int = 50) -> Callable[[], object
     return lambda: [step() for _ in range(times)]
 
 
-def in_turns(
-    runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
-) -> dict[str, dict[str, float]]:
-    """Median seconds of each, and of our seconds over theirs within a round, with the quartiles."""
-    names = list(runs)
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            start = clock()
-            runs[name]()
-            taken[name].append(clock() - start)
-    out = {}
-    for name in names:
-        ratios = [a / b for a, b in zip(taken["ours"], taken[name], strict=True)]
-        low, ratio, high = statistics.quantiles(ratios, n=4)
-        out[name] = {"ratio": ratio, "low": low, "high": high, "seconds": statistics.median(taken[name])}
-        out[name] = {key: float(f"{value:.4g}") for key, value in out[name].items()}
-    return out
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
-    }
-    for name in ("pyrogen", "torch", "pyro-ppl", "numpyro", "jax"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
-    return f"{os.cpu_count()} x {', '.join(sorted(names)) or platform.processor()}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a machine that others use too")
+    parser = arguments(__doc__, "svi")
     parser.add_argument("--only", choices=SIZES)
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    # before jax and torch are imported
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(args.threads)
-    eigen = str(args.threads > 1).lower()
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={eigen} intra_op_parallelism_threads={args.threads}"
-    import torch
-
-    torch.set_num_threads(args.threads)
-    result = json.loads(args.out.read_text()) if args.only and args.out.exists() else {}
+    limit_threads(args.threads)
+    result = earlier(args.out) if args.only else {}
     for name in [args.only] if args.only else SIZES:
         result[name] = compare(SIZES[name], args.rounds, args.clock)
         print(name, result[name]["mode"], result[name]["ratios"], file=sys.stderr)
-    result |= {"versions": versions(), "threads": args.threads}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, args.out, args.threads, ("numpyro", "jax"))
 
 
 if __name__ == "__main__":
