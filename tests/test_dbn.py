@@ -147,6 +147,19 @@ def test_greedy_layers_then_up_and_down_come_near_the_data():
     assert bound.mean < listed_mean(model, x)
 
 
+def test_greedy_layers_are_the_same_for_the_same_seed():
+    x, first = patterns(), DBN([Bernoulli(8), Bernoulli(6), Bernoulli(5)])
+    again, other, state = deepcopy(first), deepcopy(first), torch.get_rng_state()
+    for model, seed in ((first, 4), (again, 4), (other, 5)):
+        greedy(model, x, seed=seed, epochs=2, batch_size=100, progress=False)
+        if model is first:
+            assert torch.equal(torch.get_rng_state(), state)
+        torch.rand(7)
+    for name, weights in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weights)
+    assert not torch.equal(other.top.W, first.top.W)
+
+
 def listed_mean(model: DBN, x: Tensor) -> float:
     exact = listed(deepcopy(model).double())
     index = (x.double() @ (2.0 ** torch.arange(x.shape[1] - 1, -1, -1, dtype=torch.float64))).long()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ FILES = {
     "posterior.nc": "posterior draws for test rows, for ArviZ",
 }
 """All that a run may write, in the order of its report; while it trains, there are `checkpoints` too."""
+
+PRETRAINING = "pretraining"
+"""Where the layers of a deep model are trained first, until all is done."""
 
 
 class Folder:
@@ -56,6 +60,11 @@ class Folder:
                 raise _refusal(self.path / name, error.strerror or str(error)) from error
         self.earlier = []
 
+    def forget_pretraining(self) -> None:
+        """Remove the layers that an earlier run trained, so that they are trained again."""
+        if is_begun(self.path / PRETRAINING / "part-0"):
+            shutil.rmtree(self.path / PRETRAINING, ignore_errors=True)
+
     def give_up(self) -> None:
         """Remove the folder again, if it was made here and is empty."""
         for path in self.made:
@@ -73,13 +82,13 @@ class Folder:
         except OSError as error:
             raise _refusal(self.path, error.strerror or str(error)) from error
         ours = files_of(self.path) if "result.json" in there else []
-        if begun := is_begun(self.path):
+        if begun := is_begun(self.path) or is_begun(self.path / PRETRAINING / "part-0"):
             ours = [*ours, CONFIG, METRICS]
         if there and not overwrite and not (resume and ours):
             raise OutputError(
                 got=f"{self.path}, which exists and holds {_some(there)}",
                 need="a new or an empty folder",
-                fix=("--resume to go on with its run, " if begun and CHECKPOINTS in there else "")
+                fix=("--resume to go on with its run, " if begun and {CHECKPOINTS, PRETRAINING} & {*there} else "")
                 + "another --out, or --overwrite to replace an earlier run",
             )
         for name in there:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -13,30 +14,29 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrogen import __version__
 from pyrogen.cli import toml
-from pyrogen.cli.build import build_model, check_data, load_data, objective, optimizer, schedule
-from pyrogen.cli.folder import FILES, Folder, read_result
+from pyrogen.cli.build import build_model, check_data, load_data
+from pyrogen.cli.folder import FILES, PRETRAINING, Folder, read_result
 from pyrogen.cli.pictures import pictures, png
 from pyrogen.cli.recipe import Recipe
+from pyrogen.cli.train import pretrain, train
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
 from pyrogen.errors import OutputError, PyrogenError
 from pyrogen.evaluate import LogLikelihood, latent_report, log_likelihood
-from pyrogen.inference import Fit, fit, greedy
+from pyrogen.inference import Fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.inference.checkpoints import Checkpoints
-from pyrogen.inference.compiling import Compile
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.run_folder import CHECKPOINTS, RunFolder
 from pyrogen.models import DBN, Energy, Model, Pair
 from pyrogen.ops import evenly, resolve_device
-from pyrogen.ops.precision import Precision
 
 POSTERIOR_ROWS, POSTERIOR_DRAWS = 200, 200
 LATENT_ROWS = 2000
@@ -99,15 +99,19 @@ def run(
         with ExitStack() as stack:
             claimed = RunFolder(out, resume=resume, overwrite=overwrite)
             place = ranks.at_first(lambda: stack.enter_context(claimed))
+            if overwrite and folder is not None:
+                folder.forget_pretraining()
             say(f"{recipe.model}, {_parameters(model):,} parameters, on {rows}, {target}")
+            pretraining = Path(out) / PRETRAINING
             if recipe.fit.greedy:
-                _pretrain(recipe, model, data["train"], target, say)
-            trained = _fit(recipe, model, data, target, place, not quiet)
+                pretrain(recipe, model, data["train"], target, pretraining, not quiet, say)
+            trained = train(recipe, model, data, target, place, not quiet)
             say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
             outcome = Outcome(Path(out), _result(recipe, data, trained))
             if folder is not None and place is not None:  # in the other processes they are not
                 _finish(outcome, folder, recipe, data, trained, start, say)
                 place.checkpoints.clear()
+                shutil.rmtree(pretraining, ignore_errors=True)
     except BaseException:
         if folder is not None:
             folder.give_up()
@@ -150,51 +154,6 @@ def _finished(path: Path, recipe: Recipe) -> Outcome | None:
     if not result.get("log_likelihood"):
         return None
     return Outcome(path, result, result.get("not_made", {}))
-
-
-def _fit(
-    recipe: Recipe, model: Model, data: Dataset, device: torch.device, folder: RunFolder | None, progress: bool
-) -> Fit:
-    table = recipe.fit
-    return fit(
-        model,
-        data["train"],
-        objective=objective(recipe),
-        epochs=table.epochs,
-        batch_size=table.batch_size,
-        learning_rate=table.learning_rate,
-        schedule=schedule(recipe, len(data["train"])),
-        optimizer=optimizer(recipe),
-        clip=table.clip,
-        average=table.average,
-        validation=data.splits.get("valid"),
-        patience=table.patience,
-        seed=recipe.seed,
-        device=device,
-        compile=cast(Compile, table.compile),
-        precision=cast(Precision, table.precision),
-        progress=progress,
-        folder=folder,
-    )
-
-
-def _pretrain(recipe: Recipe, model: Any, train: Tensor, device: torch.device, say: Callable[[str], None]) -> None:
-    """Train the layers of a deep model pair by pair; the same every time, so that a resumed run starts alike."""
-    table = recipe.fit
-    fits = greedy(
-        model,
-        train,
-        epochs=table.greedy,
-        batch_size=table.batch_size,
-        learning_rate=table.learning_rate,
-        schedule=schedule(recipe, len(train), table.greedy),
-        clip=table.clip,
-        average=table.average,
-        seed=recipe.seed,
-        device=device,
-        progress=False,
-    )
-    say(f"pre-trained {len(fits)} pairs of layers, {sum(found.seconds for found in fits):.0f} s")
 
 
 def _keep(outcome: Outcome, folder: Folder, recipe: Recipe, trained: Fit) -> None:

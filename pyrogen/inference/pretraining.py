@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from pyrogen.inference.fit import Fit, fit
@@ -19,7 +21,15 @@ class Deep(Protocol):
     def adopt(self, parts: Sequence[Any]) -> None: ...
 
 
-def greedy(model: Deep, data: Tensor, **settings: Any) -> list[Fit]:
+def greedy(
+    model: Deep,
+    data: Tensor,
+    *,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> list[Fit]:
     """Train the parts of a deep model from the bottom up, and let the model take over their weights.
 
     Part k is an RBM of layers k and k + 1 and is trained on draws of layer k given the rows: in a `DBN` a plain one, in
@@ -27,22 +37,28 @@ def greedy(model: Deep, data: Tensor, **settings: Any) -> list[Fit]:
 
     Args:
         data: the rows, (N, D).
+        seed: of the parts' first weights, of the draws, and of all that `fit` draws.
+        folder: where to keep the runs, one in `part-0`, one in `part-1` and so on.
+        resume: go on with them.
         settings: of `fit`, the same for every part.
 
     Returns:
         What `fit` returns, part by part.
 
     Raises:
-        SettingsError: as `fit`.
+        SettingsError, OutputError, Interrupted: as `fit`.
     """
     fits: list[Fit] = []
     parts: list[Any] = []
     rows = data
-    for level in range(model.n_parts):
-        part = model.part(level).to(data)
-        part.prepare(rows)
-        fits.append(fit(part, rows, **settings))
-        rows = part.up(rows.to(part.W.device))
-        parts.append(part)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for level in range(model.n_parts):
+            part = model.part(level).to(data)
+            part.prepare(rows)
+            place = None if folder is None else Path(folder) / f"part-{level}"
+            fits.append(fit(part, rows, seed=seed, folder=place, resume=resume and place is not None, **settings))
+            rows = part.up(rows.to(part.W.device))
+            parts.append(part)
     model.adopt(parts)
     return fits
