@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,3 +70,44 @@ def test_rows_too_many_for_a_gpu_train_as_those_on_it(monkeypatch):
         result = fit(vae, X, epochs=2, batch_size=8, validation=X[:5], device="cuda", progress=False)
         runs.append((result.history["train"], result.history["valid"], result.settings["rows"]))
     assert runs[0][:2] == runs[1][:2] and [run[2] for run in runs] == ["on the device", "on the host"]
+
+
+MAPPED = """
+import sys, threading, torch
+from pyrogen.inference import fit
+from pyrogen.models import VAE, BernoulliPixels, StandardNormal
+from pyrogen.nn import MLP
+
+def anonymous():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["RssAnon"].split()[0]) // 1024
+
+x = torch.from_file(sys.argv[1], shared=True, size=100_000 * 784).view(100_000, 784)
+vae = VAE(MLP(784, 8, 4), MLP(2, 8, 784), BernoulliPixels(784), StandardNormal(2))
+settings = {"compile": "eager", "batch_size": 1000, "progress": False}
+fit(vae, x[:2000], epochs=1, **settings)
+before, peak, done = anonymous(), [0], threading.Event()
+
+def watch():
+    while not done.wait(0.005):
+        peak.append(anonymous())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+fit(vae, x, epochs=1, folder=sys.argv[2], **settings)
+done.set()
+watcher.join()
+print(max(peak) - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process as Linux tells it")
+def test_rows_mapped_from_a_file_are_never_all_in_memory(tmp_path):
+    with open(tmp_path / "rows", "wb") as file:
+        for _ in range(100):
+            file.write((torch.rand(1000, 784) < 0.2).float().numpy().tobytes())
+    run = [sys.executable, "-c", MAPPED, tmp_path / "rows", tmp_path / "run"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100  # MiB; the rows are 299 of them

@@ -19,6 +19,8 @@ _NEED = {
     "torus": "every entry in [-pi, pi)",
     "sphere": "every row a unit vector",
 }
+_CHUNK = 2**21
+"""Entries that are checked at a time."""
 
 
 def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
@@ -50,6 +52,15 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
         raise SettingsError(got=f"support {support!r}", need=f"one of {(*_NEED, 'grey256', 'one-hot-3')}", fix="'real'")
     _check_dtype(x, name)
     _check_shape(x, width, name)
+    try:
+        for part in x.split(max(_CHUNK // width, 1)):  # so that little is computed beside rows that are mapped from a file
+            _check_entries(part, support, levels, group, name)
+    except SupportError:
+        _check_entries(x, support, levels, group, name)  # says how many of all
+        raise
+
+
+def _check_entries(x: Tensor, support: str, levels: int | None, group: int | None, name: str) -> None:
     _refuse(
         ~x.isfinite(),
         x,
