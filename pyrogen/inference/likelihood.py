@@ -39,7 +39,7 @@ class MaximumLikelihood(Objective):
 
         d log p(x) = -dF(x) + dF(particles),     averaged over the rows and over the particles, each by its own number
 
-    The gradient is taken by hand: no graph goes through the sweeps, and both outer products are one matrix product.
+    The gradient is taken by hand: no graph goes through the sweeps.
 
     The history has log p(x) per row, not what a step can see: after each epoch log Z is summed over all states where
     the smaller layer has at most 2^16 of them, and is estimated by annealed importance sampling otherwise, which is on
@@ -66,7 +66,7 @@ class MaximumLikelihood(Objective):
         step: int = 0,
         nesting: int | None = None,
     ) -> Value:
-        """The loss of rows args[0], and the energy gap F(particles) - F(x), which is no likelihood."""
+        """The loss of rows args[0], and a gap between particles and rows, which is no likelihood."""
         energy = _energy(model)
         machine, x = energy.machine(), energy.filled(args[0])
         with torch.no_grad():
@@ -136,25 +136,28 @@ def _by_autograd(energy: Energy, machine: Machine, x: Tensor) -> Tensor:
 
 
 def _by_hand(machine: Machine, particles: Any, x: Tensor, a: Tensor) -> Tensor:
+    """A loss with the gradient taken by hand. Its value only has to be NaN or infinite as soon as an energy is.
+
+    Free energies would be twice the logarithms of all hidden units, which is a tenth of a step, and nobody reads them.
+    """
     with torch.no_grad():
         negative = particles.negative(machine, x, a)
-        gradients = moments(machine, x, a, negative)
-        gap = _free(machine, x, a).mean() - _free(machine, negative.v, negative.a).mean()
-    return _Known.apply(gap, *gradients, machine.W, machine.b, machine.c)  # pyright: ignore[reportReturnType]
-
-
-def _free(machine: Machine, v: Tensor, a: Tensor) -> Tensor:
-    return -machine.visible.base(v) - v @ machine.b - machine.hidden.cumulant(a)
+        gradients = moments(machine, x, a, negative, scale=-1.0)
+        gap = negative.a.mean() - a.mean() + gradients[1].sum()
+    return _Known.apply(gap, gradients, machine.W, machine.b, machine.c)  # pyright: ignore[reportReturnType]
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradient with respect to W, b and c is already there, with its sign turned."""
+    """A loss whose gradients with respect to W, b and c are already there; backward hands them over, once."""
 
     @staticmethod
-    def forward(ctx, loss: Tensor, *tensors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.save_for_backward(*tensors[:3])
+    def forward(ctx, loss: Tensor, gradients: list[Tensor], *weights: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None, None, None, *(-gradient * known for known in ctx.saved_tensors)
+        known, ctx.gradients = ctx.gradients, None  # so that the parameters can have them without a copy
+        if gradient.device.type == "cpu" and gradient == 1:
+            return None, None, *known
+        return None, None, *(gradient * one for one in known)

@@ -8,6 +8,9 @@ from pyrogen.distributions.boltzmann.annealing import (
     base_log_z,
     raised,
 )
+from pyrogen.distributions.boltzmann.bits import Bernoulli, Spin
+from pyrogen.distributions.boltzmann.categorical import Categorical
+from pyrogen.distributions.boltzmann.continuous import Gaussian, ReLU
 from pyrogen.distributions.boltzmann.distribution import Layer, RBMDistribution
 from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition
 from pyrogen.distributions.boltzmann.machine import Machine
@@ -24,17 +27,9 @@ from pyrogen.distributions.boltzmann.particles import (
 )
 from pyrogen.distributions.boltzmann.schedules import check_ladder, linear, three_piece
 from pyrogen.distributions.boltzmann.sequential import adaptive, sequential
+from pyrogen.distributions.boltzmann.stack import Stack, stacked
 from pyrogen.distributions.boltzmann.starts import exact_draws, long_draws, tempered_draws
-from pyrogen.distributions.boltzmann.units import (
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    ReLU,
-    Spin,
-    Stack,
-    Units,
-    stacked,
-)
+from pyrogen.distributions.boltzmann.units import Units
 
 __all__ = [
     "Bernoulli",

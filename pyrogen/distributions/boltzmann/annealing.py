@@ -19,9 +19,10 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor
 
+from pyrogen.distributions.boltzmann.bits import Bernoulli
+from pyrogen.distributions.boltzmann.coins import coins
 from pyrogen.distributions.boltzmann.machine import Machine
 from pyrogen.distributions.boltzmann.schedules import check_ladder
-from pyrogen.distributions.boltzmann.units import Bernoulli, Units
 from pyrogen.errors import DeviceError, NonFiniteError, SettingsError, ShapeError
 
 _SMALL = 4.0
@@ -221,6 +222,8 @@ class Path:
         self.a = base.detach().to(machine.b.dtype)
         self._difference = machine.b - self.a
         self._widest = _most_input(machine)
+        self._even = bool((self._difference == 0).all())
+        self._mean: tuple[Tensor, float, Tensor] | None = None  # x, beta, and E[h | v] of the last change
 
     def checked(self, v: Tensor) -> Tensor:
         """Rows that a chain can start at, in the dtype of the machine."""
@@ -244,19 +247,31 @@ class Path:
 
     def change(self, v: Tensor, x: Tensor, low: float, high: float) -> Tensor:
         """log f_high(v) - log f_low(v), (chains,), in float64."""
-        linear = torch.mv(v, self._difference)
         small = abs(high - low) * self._widest < _SMALL
-        return _rise(self.machine.hidden, x, low, high, small) + (high - low) * linear
+        if isinstance(self.machine.hidden, Bernoulli) and small:
+            mean = (high * x).sigmoid_()
+            self._mean = x, high, mean
+            rise = _rise_of_bits(x, low, high, mean)
+        else:
+            rise = self.machine.hidden.cumulant(high * x.double()) - self.machine.hidden.cumulant(low * x.double())
+        return rise if self._even else rise.add_(torch.mv(v, self._difference), alpha=high - low)
 
     def move(self, x: Tensor, beta: float, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """v ~ T(. | v) at beta, given x of the old v; the new v and its x."""
         machine, v = self.machine, x
         bias = torch.lerp(self.a, machine.b, beta)
         for _ in range(self.sweeps):
-            h = machine.hidden.sample(beta * x, generator)
+            h = self._up(x, beta, generator)
             v = machine.visible.sample(torch.addmm(bias, h, machine.W.T, alpha=beta), generator)
             x = self.input(v)
         return v, x
+
+    def _up(self, x: Tensor, beta: float, generator: Generator | None) -> Tensor:
+        """h ~ p(h | v) at beta; its mean is known where the energy has just been taken there."""
+        known, self._mean = self._mean, None
+        if known is not None and known[0] is x and known[1] == beta:
+            return coins(known[2], generator)
+        return self.machine.hidden.sample(beta * x, generator)
 
 
 def check_chains(chains: int) -> None:
@@ -274,16 +289,14 @@ def _down(path: Path, v: Tensor, generator: Generator | None) -> Tensor:
     return log_w
 
 
-def _rise(units: Units, x: Tensor, low: float, high: float, small: bool) -> Tensor:
-    """cumulant(high x) - cumulant(low x), (...), in float64.
+def _rise_of_bits(x: Tensor, low: float, high: float, mean: Tensor) -> Tensor:
+    """softplus(high x) - softplus(low x) summed over the units, (...), in float64, given mean = sigmoid(high x).
+
+        -log(1 + mean (exp((low - high) x) - 1))
 
     Unit by unit before the sum: the difference of two sums would lose four digits, thousands of times over.
-    For Bernoulli units in float32 it is -log(1 + p (exp((low - high) x) - 1)) with p = sigmoid(high x).
     """
-    if isinstance(units, Bernoulli) and small:
-        return -torch.log1p((high * x).sigmoid() * torch.expm1((low - high) * x)).sum(-1, dtype=torch.float64)
-    x = x.double()
-    return units.cumulant(high * x) - units.cumulant(low * x)
+    return torch.mul(x, low - high).expm1_().mul_(mean).log1p_().sum(-1, dtype=torch.float64).neg_()
 
 
 def _most_input(machine: Machine) -> float:

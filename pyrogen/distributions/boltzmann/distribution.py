@@ -9,11 +9,12 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from pyrogen.distributions.boltzmann.bits import Bernoulli
 from pyrogen.distributions.boltzmann.exact import can_enumerate, log_partition
 from pyrogen.distributions.boltzmann.machine import Machine
 from pyrogen.distributions.boltzmann.particles import Particles
 from pyrogen.distributions.boltzmann.starts import exact_draws
-from pyrogen.distributions.boltzmann.units import Bernoulli, Units
+from pyrogen.distributions.boltzmann.units import Units
 from pyrogen.errors import ModelError, NotNormalizedError, SettingsError
 
 LISTED = 2**14

@@ -238,23 +238,29 @@ class Tempered(Moving):
         return f"k={self.k}, chains={self.chains}, rungs={self.rungs}"
 
 
-def moments(machine: Machine, v: Tensor, a: Tensor, negative: Negative, weight: Tensor | None = None) -> list[Tensor]:
+def moments(
+    machine: Machine,
+    v: Tensor,
+    a: Tensor,
+    negative: Negative,
+    weight: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+) -> list[Tensor]:
     """Minus the gradient of the mean F over the rows plus that over the particles, for W, b and c: by hand.
 
         dW = <v E[h | v]>_rows - <v E[h | v]>_particles,    db = <v> - <v>,    dc = <E[h | v]> - <E[h | v]>
 
-    Both outer products are one matrix product.
-
     Args:
         v, a: the rows, (N, V), and their hidden input, (N, H).
         weight: of each row, (N,), summing to 1; 1 / N unless given.
+        scale: what all three are multiplied by.
     """
-    n, m = len(v), len(negative.v)
-    both = machine.hidden.mean(torch.cat([a, negative.a]))
-    share = both.new_full((n + m,), -1 / m)
-    share[:n] = 1 / n if weight is None else weight
-    weighted, states = share[:, None] * both, torch.cat([v, negative.v])
-    return [states.T @ weighted, share @ states, weighted.sum(0)]
+    up, down = machine.hidden.mean(a), machine.hidden.mean(negative.a).mul_(-scale / len(negative.v))
+    up = up.mul_(scale / len(v) if weight is None else scale * weight[:, None])
+    W = torch.mm(v.T, up).addmm_(negative.v.T, down)
+    b = v.mean(0).mul_(scale) if weight is None else (scale * weight) @ v
+    return [W, b.sub_(negative.v.mean(0), alpha=scale), up.sum(0).add_(down.sum(0))]
 
 
 def _sweeps(machine: Machine, h: Tensor, k: int, last: bool = True) -> tuple[Negative, Tensor]:

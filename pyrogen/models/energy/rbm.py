@@ -167,7 +167,8 @@ class RBM(Energy, Pair):
     @torch.no_grad()
     def follow(self, x: Tensor, a: Tensor, decay: float = 0.99) -> None:
         """Let the recent mean of p(h | x) take in a batch with hidden inputs a, (N, H)."""
-        self.h_mean.lerp_(self.hidden.mean(a).mean(0), 1 - decay)
+        if self.centred:
+            self.h_mean.lerp_(self.hidden.mean(a).mean(0), 1 - decay)
 
     def energy(self, v: Tensor, h: Tensor) -> Tensor:
         return self.machine().energy(v, h)
