@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrogen.distributions import FlowDistribution, NormalizingFlow
-from pyrogen.distributions.transforms import ActNorm, Flow, Layer
+from pyrogen.distributions.transforms import ActNorm, Flow, Layer, Within
 from pyrogen.errors import ShapeError
 from pyrogen.models.density import Density
 
@@ -62,6 +62,8 @@ def start_at(layer: Layer, x: Tensor, context: Tensor | None = None) -> Tensor:
         for part in layer.layers:
             x = start_at(part, x, context)  # pyright: ignore[reportArgumentType]
         return x
+    if isinstance(layer, Within):
+        start_at(layer.layer, layer.enter(x), context)
     if isinstance(layer, ActNorm):
         layer.start_at(x)
     return layer(x, context if layer.context else None)
