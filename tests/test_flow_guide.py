@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO
+from pyro.infer import MCMC, NUTS, SVI, JitTrace_ELBO, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.reparam import NeuTraReparam
 from torch.distributions import biject_to
@@ -231,3 +231,55 @@ def test_against_pyros_mean_field_it_finds_the_correlation():
     assert ours.log_weights(100, y).std() < 1e-4
     u = ours.get_posterior().sample((2000,))
     assert torch.corrcoef(u.T)[0, 1] < -0.9
+
+
+def test_a_flat_prior_begins_at_the_image_of_zero_and_ends_at_the_posterior():
+    """Of a flat prior there is no draw, and Pyro's rules for where to begin all fall back on one."""
+
+    def program(y):
+        m = pyro.sample("m", dist.ImproperUniform(dist.constraints.real, (), ()))
+        s = pyro.sample("s", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(m, s), obs=y)
+
+    y = torch.linspace(-1, 1, 40, dtype=torch.float64) + 3
+    guide = FlowGuide(program, (y,))
+    assert guide.started == "laplace"
+    assert abs(float(guide.median(y)["m"]) - 3) < 0.05
+    # under flat priors s^2 is scaled inverse chi-square with n - 2 degrees of freedom, m Student's t around the mean
+    z, log_w = guide.weighted_draws(4000, y)
+    w = log_w.softmax(0)
+    n, squares = len(y), float((y - y.mean()).square().sum())
+    assert abs(float(w @ z["m"]) - 3) < 5 * (squares / n / (n - 4) / 2000) ** 0.5
+    assert abs(float(w @ z["s"] ** 2) / (squares / (n - 4)) - 1) < 5 * (2 / (n - 6) / 2000) ** 0.5
+    assert float(khat(log_w)) < 0.7
+
+
+def test_weighted_means_of_a_bad_guide_are_those_of_the_posterior():
+    guide = FlowGuide(conjugate, (Y,), flow="gaussian")
+    variance = 1 / (1 / 100**2 + 3 / 4)
+    mean = variance * float(Y.sum()) / 4
+    with torch.no_grad():
+        guide.layer.layers[-1].loc.add_(0.5 * variance**0.5)
+        guide.layer.layers[-1].log_scale.add_(0.3)
+    z, log_w = guide.weighted_draws(20_000, Y, chunk=3000)
+    assert z["m"].shape == log_w.shape == (20_000,)
+    w = log_w.softmax(0)
+    error = float((w.square() @ (z["m"] - mean).square()).sqrt())
+    assert abs(float(z["m"].mean()) - mean) > 20 * error
+    assert abs(float(w @ z["m"]) - mean) < 5.5 * error  # fails a right program with probability 4e-8
+
+
+def test_hmc_in_the_space_of_the_flow_finds_the_posterior():
+    """NeuTra: NUTS moves e, and the guide maps its draws to the latents; from a posterior 500 deviations off."""
+    guide = FlowGuide(conjugate, (Y,), layers=2)
+    neutra = NeuTraReparam(guide)
+    program = poutine.reparam(conjugate, config=lambda _: neutra)
+    chain = MCMC(NUTS(program, jit_compile=False), num_samples=300, warmup_steps=50, disable_progbar=True)
+    chain.run(Y)
+    e = chain.get_samples()["m_shared_latent"]
+    m = neutra.transform_sample(e)["m"].detach().flatten()
+    variance = 1 / (1 / 100**2 + 3 / 4)
+    # 5.5 standard errors for 60 effective draws of 300
+    assert abs(float(m.mean() - variance * Y.sum() / 4)) < 5.5 * (variance / 60) ** 0.5
+    assert 0.6 < float(m.var()) / variance < 1.6

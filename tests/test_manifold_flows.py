@@ -135,10 +135,18 @@ def test_settings_of_a_torus_flow_that_cannot_be_are_refused(settings, match):
         TorusFlow.build(2, (1, 1, 2), "torus", **settings)
 
 
+class AnyWidth(Permutation):
+    """A layer that does not say how wide its rows are."""
+
+    def __init__(self):
+        super().__init__([1, 0])
+        self.width = None
+
+
 def test_other_data_and_layers_without_a_width_are_refused():
     for kind in (SphereFlow, TorusFlow):
         with pytest.raises(SettingsError, match="real data"):
             kind.build(3, (1, 1, 3), "real")
-    with pytest.raises(ShapeError, match="context 2"):
-        SphereFlow(CylinderSpline(context=2))
+    with pytest.raises(ShapeError, match="any width"):
+        TorusFlow(AnyWidth())
     assert TorusFlow(Flow([Permutation([1, 0]), TorusCoupling(2)])).width == 2

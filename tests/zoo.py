@@ -40,6 +40,7 @@ from pyrogen.models import (
     DiscretizedLogisticPixels,
     FlowVAE,
     GaussianPixels,
+    KernelDensity,
     MixtureOfBernoullis,
     Model,
     PixelCNN,
@@ -51,6 +52,7 @@ from pyrogen.models import (
     TorusFlow,
     TwoLayerVAE,
     VampPrior,
+    glow,
 )
 from pyrogen.nn import MLP, ConvDecoder, ConvEncoder
 
@@ -109,8 +111,11 @@ ZOO: dict[str, Callable[[], Model]] = {
     "maf": lambda: MAF(4, layers=2, hidden=(5,)),
     "nsf": lambda: NSF(4, layers=2, hidden=(5,), bins=4),
     "dequantized-flow": lambda: DequantizedFlow(Flow([ActNorm(4), AffineCoupling(4, (5,))]), levels=3),
+    "glow": lambda: DequantizedFlow(glow((1, 4, 4), levels=2, steps=1, channels=3), levels=3),
     "sphere-flow": lambda: SphereFlow(Flow([Rotation(3, 1.0), CylinderSpline(4, (5,)), Rotation(3, 1.0)])),
     "sphere-flow-exponential": lambda: SphereFlow.build(4, (1, 1, 4), "sphere", kind="exponential", layers=2, bumps=2),
+    # evaluation mode: in training each row is scored by the kernels of the others
+    "kernel-density": lambda: KernelDensity(3, points=5, finest=0.3, scales=2).eval(),
     "torus-flow": lambda: TorusFlow.build(3, (1, 1, 3), "torus", layers=2, bins=4, hidden=[5]),
     "dbm": lambda: DBM([Bernoulli(4), Bernoulli(3), Bernoulli(2)], particles=Persistent(1, 20), scale=0.3),
     "dbm-mixed": lambda: DBM([Gaussian(4), Spin(2), Categorical(1, 3), Bernoulli(2)], particles=Exact(), scale=0.3),

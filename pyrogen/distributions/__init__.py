@@ -21,6 +21,7 @@ from pyrogen.distributions.kl import closed_form_kl, kl_per_dimension
 from pyrogen.distributions.levels import LevelCategorical, Levels
 from pyrogen.distributions.logistic import Logistic
 from pyrogen.distributions.power_spherical import PowerSpherical
+from pyrogen.distributions.sphere_kernels import SphereKernels
 from pyrogen.distributions.sphere_uniform import SphereUniform
 from pyrogen.distributions.von_mises import VonMises
 from pyrogen.distributions.von_mises_fisher import VonMisesFisher
@@ -39,6 +40,7 @@ __all__ = [
     "NormalConditional",
     "NormalizingFlow",
     "PowerSpherical",
+    "SphereKernels",
     "SphereUniform",
     "StereographicTransform",
     "VonMises",

@@ -3,6 +3,7 @@
 from pyrogen.models import autoregressive, energy, flows, latent
 from pyrogen.models.autoregressive import *
 from pyrogen.models.contracts import Chain, Energy, Explicit, Model, Pair
+from pyrogen.models.density import Density
 from pyrogen.models.energy import *
 from pyrogen.models.flows import *
 from pyrogen.models.latent import *
@@ -13,7 +14,7 @@ MODELS: dict[str, type[Model]] = {
     if isinstance(model, type) and issubclass(model, Model) and model.recipe
 }
 
-__all__ = ["MODELS", "Chain", "Energy", "Explicit", "Model", "Pair"]
+__all__ = ["MODELS", "Chain", "Density", "Energy", "Explicit", "Model", "Pair"]
 __all__ += autoregressive.__all__
 __all__ += energy.__all__
 __all__ += flows.__all__

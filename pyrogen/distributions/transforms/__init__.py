@@ -14,6 +14,7 @@ from pyrogen.distributions.transforms.householder import Householder
 from pyrogen.distributions.transforms.linear import Affine, LULinear
 from pyrogen.distributions.transforms.loft import LOFT
 from pyrogen.distributions.transforms.permutation import Permutation
+from pyrogen.distributions.transforms.pictures import AtEachPlace, ConvCoupling, OnPart, Within, squeeze
 from pyrogen.distributions.transforms.planar import Planar
 from pyrogen.distributions.transforms.radial import Radial
 from pyrogen.distributions.transforms.sphere import Mobius, Rotation, SphereLayer
@@ -29,10 +30,12 @@ __all__ = [
     "AdditiveCoupling",
     "Affine",
     "AffineCoupling",
+    "AtEachPlace",
     "Autoregressive",
     "CircularMobius",
     "CircularSpline",
     "Conditioned",
+    "ConvCoupling",
     "Coupling",
     "CylinderSpline",
     "ExponentialMap",
@@ -45,6 +48,7 @@ __all__ = [
     "LULinear",
     "Layer",
     "Mobius",
+    "OnPart",
     "Permutation",
     "Planar",
     "Radial",
@@ -59,4 +63,6 @@ __all__ = [
     "Sylvester",
     "TorusAutoregressive",
     "TorusCoupling",
+    "Within",
+    "squeeze",
 ]

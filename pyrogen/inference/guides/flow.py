@@ -29,7 +29,7 @@ from pyrogen.distributions.transforms import (
     SplineCoupling,
 )
 from pyrogen.errors import ModelError, SettingsError, ShapeError
-from pyrogen.inference.guides.start import Start, around, laplace
+from pyrogen.inference.guides.start import Start, around, laplace, or_zero
 from pyrogen.inference.terms import plate_nesting, run
 
 _serial = itertools.count(1)
@@ -58,6 +58,7 @@ class FlowGuide(AutoContinuous):
         layers, hidden: of a flow that is named.
         start: "laplace", or "median" for prior medians and `scale`.
         scale: of each unconstrained latent, for "median" and where Laplace's approximation does not exist.
+        init_loc_fn: where a site begins; one with an improper prior, which has no draws, begins at the image of zero.
 
     Raises:
         SettingsError: a flow or a start that does not exist.
@@ -84,7 +85,7 @@ class FlowGuide(AutoContinuous):
                 need="'laplace' or 'median', a positive scale and a layer",
                 fix="start='laplace'",
             )
-        super().__init__(model, init_loc_fn=init_loc_fn)
+        super().__init__(model, init_loc_fn=or_zero(init_loc_fn))
         # two guides of one name would share parameters in Pyro's store, and the second would never train
         self._pyro_name = f"{type(self).__name__}-{next(_serial)}"
         self._make, self._layers, self._hidden, self._start, self._scale = flow, layers, tuple(hidden), start, scale
@@ -127,6 +128,8 @@ class FlowGuide(AutoContinuous):
 
     def _begin(self, *args: Any, **kwargs: Any) -> Start:
         at = self._init_loc()
+        with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+            at = at.to(self.log_joint(at, *args, **kwargs).dtype)  # a flat prior has no dtype, but what is observed has
         if self._start == "median":
             return around(at, self._scale, "median")
         # the search draws nothing of its own, but a model may
@@ -171,19 +174,38 @@ class FlowGuide(AutoContinuous):
         trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(*args, **kwargs)
         return trace.log_prob_sum() + log_det
 
-    @torch.no_grad()
     def log_weights(self, draws: int, *args: Any, chunk: int = 1000) -> Tensor:
         """log p(x, z) - log q(z) at draws z of the guide, (draws,), for `pyrogen.diagnostics.khat`.
 
         The model runs on many draws at once: what it does with its latents must allow for dimensions on the left.
         """
+        return self.weighted_draws(draws, *args, chunk=chunk)[1]
+
+    @torch.no_grad()
+    def weighted_draws(self, draws: int, *args: Any, chunk: int = 1000) -> tuple[dict[str, Tensor], Tensor]:
+        """Draws z of the guide by site, (draws, ...), and their log_weights.
+
+        Where k-hat is below 0.7, their weighted means are the posterior's with an error that the draws tell:
+
+            z, log_w = guide.weighted_draws(4000, y)
+            mean = (log_w.softmax(0) @ z["m"])
+        """
+        drawn: dict[str, list[Tensor]] = {}
+
+        def kept(*args: Any) -> dict[str, Tensor]:
+            values = self(*args)
+            for name, value in values.items():
+                event = self.prototype_trace.nodes[name]["value"].shape  # pyright: ignore[reportOptionalMemberAccess]
+                drawn.setdefault(name, []).append(value.reshape(-1, *event))
+            return values
+
         with pyro.validation_enabled(False):
             nesting = plate_nesting(self.model, self, *args)
             parts = []
             for begin in range(0, draws, chunk):
-                terms = run(self.model, self, *args, particles=max(2, min(chunk, draws - begin)), nesting=nesting)
+                terms = run(self.model, kept, *args, particles=max(2, min(chunk, draws - begin)), nesting=nesting)
                 parts.append(terms.scale * terms.log_w.sum(1) + terms.global_log_w)
-        return torch.cat(parts)[:draws]
+        return {name: torch.cat(values)[:draws] for name, values in drawn.items()}, torch.cat(parts)[:draws]
 
     # summaries, by draws: a flow has no formula for its quantiles
 

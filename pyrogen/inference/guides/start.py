@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 Potential = Callable[[Tensor], Tensor]
 """-log p(x, z) as a function of the unconstrained z, (L,) to ()."""
@@ -18,6 +19,22 @@ class Start(NamedTuple):
     loc: Tensor  # (L,)
     scale: Tensor  # (L, L), lower triangular, or (L,)
     how: str  # "laplace", or why not
+
+
+def or_zero(init: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Where a site begins: where `init` says, or what zero is mapped to if its prior is improper and has no draws.
+
+    Pyro's own rules all fall back on a draw.
+    """
+
+    def begin(site: Any) -> Any:
+        try:
+            return init(site)
+        except NotImplementedError:
+            to_support = biject_to(site["fn"].support)
+            return to_support(torch.zeros(to_support.inverse_shape(site["fn"].shape())))
+
+    return begin
 
 
 def around(loc: Tensor, scale: float, how: str) -> Start:

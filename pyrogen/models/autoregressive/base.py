@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrogen.distributions.autoregressive import Autoregressive, Conditional, Given, sample_given
 from pyrogen.distributions.autoregressive.given import Method
-from pyrogen.errors import SettingsError, ShapeError
-from pyrogen.models.contracts import Explicit, Pair
+from pyrogen.errors import SettingsError
+from pyrogen.models.density import Density
 from pyrogen.nn.autoregressive import Network
-from pyrogen.ops import check_rows
 
 
-class AutoregressiveModel(Pair, Explicit):
+class AutoregressiveModel(Density):
     """Rows that an autoregressive network makes, one variable after the other.
 
         model   x ~ p(x) = prod_k p(x_o(k) | x_o(1), ..., x_o(k-1)),      one site "x"
@@ -37,65 +35,29 @@ class AutoregressiveModel(Pair, Explicit):
     """
 
     def __init__(self, network: Network, conditional: Conditional) -> None:
-        super().__init__(network.width, conditional.support)
+        super().__init__(network.width, conditional.support, network.context)
         self.network, self.conditional = network, conditional
 
     def dist(self, context: Tensor | None = None, which: int | Tensor | None = None) -> Autoregressive:
         """p(x | context) for use in any Pyro program; `which` order, or the mixture of all."""
         return Autoregressive(self.network, self.conditional, context, which)
 
-    def model(self, x: Tensor, size: int | None = None) -> Tensor:
-        x, context = self._parts(x)
-        with self.rows(x, size):
-            return pyro.sample("x", self._scored(context), obs=x)
-
-    def guide(self, x: Tensor, size: int | None = None) -> None:
-        with self.rows(x, size):
-            pass
-
-    def _scored(self, context: Tensor | None) -> TorchDistribution:
-        """What the program observes: in training one order, drawn on the device."""
+    def observed(self, context: Tensor | None) -> TorchDistribution:
+        """In training one order, drawn on the device; else the mixture of all."""
         if not self.training or self.network.n_orders == 1:
             return self.dist(context)
         device = self.network.orders.device
         return self.dist(context, torch.randint(self.network.n_orders, (), device=device))
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x and the context of rows."""
-        if not self.network.context:
-            return x, None
-        if x.shape[-1] != self.width + self.network.context:
-            raise ShapeError(
-                got=f"rows of {x.shape[-1]} entries",
-                need=f"{self.width} and then a context of {self.network.context}",
-                fix="torch.cat([x, context], -1)",
-            )
-        return x[..., : self.width], x[..., self.width :]
-
-    def check(self, x: Tensor) -> None:
-        if self.network.context and isinstance(x, Tensor) and x.dim() == 2:
-            check_rows(x, width=self.width + self.network.context, support="real")
-            x = x[:, : self.width].contiguous()
-        super().check(x)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        x, context = self._parts(x)
-        return self.dist(context).log_prob(x)
-
-    @torch.no_grad()
-    def sample(self, n: int, context: Tensor | None = None) -> Tensor:
-        """n rows, (n, D); with a context of (n, C), one for each."""
-        return self.dist(context).sample((n,)) if context is None else self.dist(context.expand(n, -1)).sample()
-
     def sample_given(self, x: Tensor, observed: Tensor, n: int = 1, **settings: Any) -> Given:
         """n draws for each row of what is not observed; see `pyrogen.distributions.sample_given`."""
-        x, context = self._parts(x)
+        x, context = self.parts(x)
         return sample_given(self.dist(context), x, observed, n, **settings)
 
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:
         """Start at the columns' own laws."""
-        x, _ = self._parts(train)
+        x, _ = self.parts(train)
         like = next(self.network.parameters())
         self.network.start_at(self.conditional.start(x).to(like))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import pyro
 import torch
 from torch import Tensor, nn
 
 from pyrogen.distributions import BernoulliMixture
 from pyrogen.distributions.autoregressive import Given
 from pyrogen.distributions.autoregressive.given import check_mask
-from pyrogen.models.contracts import Explicit, Pair, refuse_unknown
+from pyrogen.models.contracts import refuse_unknown
+from pyrogen.models.density import Density
 
 
-class MixtureOfBernoullis(Pair, Explicit):
+class MixtureOfBernoullis(Density):
     """Bits that are independent given one of K classes, which is summed out.
 
         model   x ~ sum_k w_k prod_d Bernoulli(sigmoid(l_kd))
@@ -35,23 +35,8 @@ class MixtureOfBernoullis(Pair, Explicit):
         self.weights = nn.Parameter(torch.zeros(components))
         self.logits = nn.Parameter(torch.randn(components, width))
 
-    def dist(self) -> BernoulliMixture:
+    def dist(self, context: Tensor | None = None) -> BernoulliMixture:
         return BernoulliMixture(self.weights, self.logits)
-
-    def model(self, x: Tensor, size: int | None = None) -> Tensor:
-        with self.rows(x, size):
-            return pyro.sample("x", self.dist(), obs=x)
-
-    def guide(self, x: Tensor, size: int | None = None) -> None:
-        with self.rows(x, size):
-            pass
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.dist().log_prob(x)
-
-    @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        return self.dist().sample((n,))
 
     @torch.no_grad()
     def sample_given(self, x: Tensor, observed: Tensor, n: int = 1) -> Given:

@@ -132,7 +132,7 @@ class DeepNADE(AutoregressiveModel):
         """
         if settings.get("method", "auto") not in ("auto", "exact"):
             return super().sample_given(x, observed, n, **settings)
-        x, context = self._parts(x)
+        x, context = self.parts(x)
         observed = check_given(self.dist(context), x, observed)
         order = self.network.orders[0]
         draws = x.new_empty(n, *x.shape)

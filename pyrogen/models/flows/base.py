@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pyro
 import torch
 from torch import Tensor
 
 from pyrogen.distributions import FlowDistribution, NormalizingFlow
-from pyrogen.distributions.transforms import ActNorm, Flow, Layer
+from pyrogen.distributions.transforms import ActNorm, Flow, Layer, Within
 from pyrogen.errors import ShapeError
-from pyrogen.models.contracts import Explicit, Pair
+from pyrogen.models.density import Density
 
 
-class FlowModel(Pair, Explicit):
+class FlowModel(Density):
     """Real rows that a flow makes Gaussian.
 
         model   x ~ p(x) = Normal(T(x); 0, I) |det dT/dx|,      one site "x"
@@ -21,57 +20,50 @@ class FlowModel(Pair, Explicit):
     Rows must be continuous: on values that repeat, such as grey levels, the density has no upper limit; take
     `DequantizedFlow` for those.
 
-    Shape: x is (N, D).
+    With a layer that takes a context it is the conditional density p(x | c) of rows (x, c).
+
+    Shape: rows are (N, D), or (N, D + C).
 
     Args:
         layer: T, from rows to noise, of width D.
 
     Raises:
-        ShapeError: the layer takes every width, or a context.
+        ShapeError: the layer takes every width.
     """
 
     def __init__(self, layer: Layer) -> None:
-        if layer.width is None or layer.context:
-            raise ShapeError(
-                got=f"a layer of width {layer.width} and context {layer.context}",
-                need="a width, and no context",
-                fix="Flow([...]) with a layer that has a width, and FlowDistribution for conditional densities",
-            )
-        super().__init__(layer.width, "real")
+        super().__init__(width_of(layer), "real", layer.context)
         self.flow = NormalizingFlow(layer.inv)
 
-    def dist(self) -> FlowDistribution:
-        """p(x), for use in any Pyro program."""
-        return self.flow()
-
-    def model(self, x: Tensor, size: int | None = None) -> Tensor:
-        with self.rows(x, size):
-            return pyro.sample("x", self.dist(), obs=x)
-
-    def guide(self, x: Tensor, size: int | None = None) -> None:
-        with self.rows(x, size):
-            pass
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.dist().log_prob(x)
-
-    @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        return self.dist().sample((n,))
+    def dist(self, context: Tensor | None = None) -> FlowDistribution:
+        return self.flow(context)
 
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:
         """Let each ActNorm start from what the rows are when they come to it."""
-        start_at(self.flow.layer.inv, train)
+        start_at(self.flow.layer.inv, *self.parts(train))
+
+
+def width_of(layer: Layer) -> int:
+    """D of a layer.
+
+    Raises:
+        ShapeError: the layer takes every width.
+    """
+    if layer.width is None:
+        raise ShapeError(got=f"{type(layer).__name__}, a layer of any width", need="one width", fix="Flow([...])")
+    return layer.width
 
 
 @torch.no_grad()
-def start_at(layer: Layer, x: Tensor) -> Tensor:
+def start_at(layer: Layer, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Start the ActNorms of a flow at the rows that reach them; gives what comes out."""
     if isinstance(layer, Flow):
         for part in layer.layers:
-            x = start_at(part, x)  # pyright: ignore[reportArgumentType]
+            x = start_at(part, x, context)  # pyright: ignore[reportArgumentType]
         return x
+    if isinstance(layer, Within):
+        start_at(layer.layer, layer.enter(x), context)
     if isinstance(layer, ActNorm):
         layer.start_at(x)
-    return layer(x)
+    return layer(x, context if layer.context else None)

@@ -15,6 +15,8 @@ from pyrogen.errors import SettingsError, ShapeError
 from pyrogen.models.contracts import Pair, refuse_unknown
 from pyrogen.models.flows.architectures import ARCHITECTURES, check_settings
 from pyrogen.models.flows.base import start_at
+from pyrogen.models.flows.glow import DEFAULTS as GLOW
+from pyrogen.models.flows.glow import glow
 from pyrogen.ops import levels_of
 
 
@@ -112,12 +114,15 @@ class DequantizedFlow(Pair):
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
         name = settings.pop("flow", "nsf")
-        if name not in ARCHITECTURES:
-            raise SettingsError(got=f"flow = {name!r}", need=f"one of {sorted(ARCHITECTURES)}", fix="'nsf'")
-        kind = ARCHITECTURES[name]
-        refuse_unknown(cls.recipe, settings, kind.defaults | {"flow": "nsf"})
-        check_settings(name, width, kind.defaults | settings)
+        known = sorted([*ARCHITECTURES, "glow"])
+        if name not in known:
+            raise SettingsError(got=f"flow = {name!r}", need=f"one of {known}", fix="'nsf'")
         levels = 2 if support == "binary" else levels_of(support)
         if levels is None:
             raise SettingsError(got=f"{cls.recipe} for {support} data", need="grey levels", fix=f"name = {name!r}")
-        return cls(kind.architecture(width, **settings), levels)
+        defaults = GLOW if name == "glow" else ARCHITECTURES[name].defaults
+        refuse_unknown(cls.recipe, settings, defaults | {"flow": "nsf"})
+        if name == "glow":
+            return cls(glow(shape, **settings), levels)
+        check_settings(name, width, defaults | settings)
+        return cls(ARCHITECTURES[name].architecture(width, **settings), levels)

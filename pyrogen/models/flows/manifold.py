@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import pyro
-import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrogen.distributions import FlowDistribution
 from pyrogen.distributions.transforms import Layer
-from pyrogen.errors import ShapeError
-from pyrogen.models.contracts import Explicit, Pair
+from pyrogen.models.density import Density
+from pyrogen.models.flows.base import width_of
 
 
-class ManifoldFlow(Pair, Explicit):
+class ManifoldFlow(Density):
     """Rows that a flow makes uniform.
 
         model   x ~ p(x) = |det dT/dx| / volume,      one site "x"
@@ -25,42 +23,20 @@ class ManifoldFlow(Pair, Explicit):
     Rows must be continuous: where they repeat, a density has no upper limit.
 
     Args:
-        layer: T, from rows to the uniform law, of a known width and without a context.
+        layer: T, from rows to the uniform law, of a known width; with a context, the density is p(x | c).
         support: what a row is, "sphere" or "torus".
 
     Raises:
-        ShapeError: the layer takes every width, or a context.
+        ShapeError: the layer takes every width.
     """
 
     def __init__(self, layer: Layer, support: str) -> None:
-        if layer.width is None or layer.context:
-            raise ShapeError(
-                got=f"a layer of width {layer.width} and context {layer.context}",
-                need="a width, and no context",
-                fix="FlowDistribution for conditional densities",
-            )
-        super().__init__(layer.width, support)
+        super().__init__(width_of(layer), support, layer.context)
         self.layer = layer
 
     @abstractmethod
     def base(self) -> TorchDistribution:
         """The uniform law, with the dtype and device of the model."""
 
-    def dist(self) -> FlowDistribution:
-        """p(x), for use in any Pyro program."""
-        return FlowDistribution(self.base(), self.layer.inv)
-
-    def model(self, x: Tensor, size: int | None = None) -> Tensor:
-        with self.rows(x, size):
-            return pyro.sample("x", self.dist(), obs=x)
-
-    def guide(self, x: Tensor, size: int | None = None) -> None:
-        with self.rows(x, size):
-            pass
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.dist().log_prob(x)
-
-    @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        return self.dist().sample((n,))
+    def dist(self, context: Tensor | None = None) -> FlowDistribution:
+        return FlowDistribution(self.base(), self.layer.inv, context)
