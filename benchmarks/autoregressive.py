@@ -43,8 +43,8 @@ def sampling(model: Any) -> tuple[Run, Run]:
         stepper = fn.network.naive(ROWS)
         noise = conditional.noise(uniforms, torch.float32)
         for k in range(PASSES):
-            value = conditional.draw(stepper.parameters(), noise[:, stepper.order[k]])
-            stepper.push(conditional.encode(value.unsqueeze(-1)))
+            value = conditional.draw(stepper.parameters(), noise[:, stepper.order[k], None])
+            stepper.push(conditional.encode(value))
 
     return naive, lambda: fn.sample((ROWS,), uniforms=uniforms)
 

@@ -7,12 +7,24 @@ import pickle
 import pytest
 import torch
 from torch.autograd.functional import jacobian
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyrogen.distributions import Autoregressive
 from pyrogen.errors import SettingsError, ShapeError, SupportError
 from pyrogen.nn.autoregressive import MaskedMLP, make_orders
 from tests.autoregressive import BITS, DISCRETE, NETWORKS, joint, made, states, strong
 from tests.statistics import assert_frequencies, assert_mean
+
+
+class Calls(TorchDispatchMode):
+    """How often torch computes or makes a view."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += 1
+        return func(*args, **kwargs or {})
 
 
 @pytest.mark.parametrize("name", DISCRETE)
@@ -201,7 +213,7 @@ def test_real_conditionals_draw_their_own_law():
     parameters = torch.tensor([[0.3, -0.5, 1.0, -2.0, 0.2, 1.5]], dtype=torch.float64)  # two components
     law = fn.conditional.distribution(parameters)
     grid = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    drawn = fn.conditional.draw(parameters.expand(len(grid), -1), grid)
+    drawn = fn.conditional.draw(parameters.expand(len(grid), -1), grid[:, None]).squeeze(-1)
     torch.testing.assert_close(drawn.mean(), law.mean[0], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(drawn.var(), law.variance[0], atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(fn.conditional.log_prob(parameters.expand(5, -1), drawn[:5]), law.log_prob(drawn[:5]))
@@ -294,10 +306,22 @@ def test_dropout_is_for_training_and_draws_ignore_it():
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("hidden", [(), (60,), (90, 40)])
-def test_cached_draws_are_the_naive_ones_across_the_blocks_of_the_cache(hidden, direct):
-    network, conditional = made(75, hidden, direct=direct)
+@pytest.mark.parametrize("options", [{}, {"degrees": "random", "sees_mask": True}])
+def test_cached_draws_are_the_naive_ones_across_the_blocks_of_the_cache(hidden, direct, options):
+    network, conditional = made(150, hidden, direct=direct, **options)
     network = network.double()
     strong(network, 0.3)
     fn = Autoregressive(network, conditional)
-    uniforms = torch.rand(9, 75, dtype=torch.float64)
+    uniforms = torch.rand(9, 150, dtype=torch.float64)
     assert torch.equal(fn.sample((9,), uniforms=uniforms), fn.sample((9,), uniforms=uniforms, naive=True))
+
+
+def test_a_cached_draw_of_made_costs_a_few_calls_a_variable_and_the_products_of_one_pass():
+    network, conditional = made(200, (120,), order="natural")
+    fn = Autoregressive(network, conditional)
+    uniforms = torch.rand(16, 200, dtype=torch.float64)
+    with FlopCounterMode(display=False) as counter, Calls() as calls:
+        fn.sample((16,), uniforms=uniforms)
+    # inside its block of 64, a variable is added to sums that do not see it too
+    assert counter.get_total_flops() <= 2 * 16 * 2 * 120 * 200
+    assert calls.n <= 14 * 200

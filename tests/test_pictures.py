@@ -425,7 +425,7 @@ def test_the_logistic_mixture_rounds_a_mixture_of_logistics():
     # the inverse distribution function, integrated over a fine grid of u
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     for row in range(3):
-        drawn = law.draw(f[row].expand(20_000, 6), u)
+        drawn = law.draw(f[row].expand(20_000, 6), u[:, None])
         shares = torch.stack([(drawn == v).double().mean() for v in law.values(f)])
         torch.testing.assert_close(shares, log_p[row].exp(), atol=3e-4, rtol=0)
     pyro_law = law.distribution(f[:3])

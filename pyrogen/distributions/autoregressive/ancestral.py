@@ -31,18 +31,19 @@ def ancestral(
     n, width = uniforms.shape
     order = torch.tensor(stepper.order, device=uniforms.device)
     first = stepper.parameters()
-    noise = conditional.noise(uniforms, first.dtype).T[order].contiguous().unbind(0)
+    noise = conditional.noise(uniforms, first.dtype).T[order].unsqueeze(-1).unbind(0)
     log_weight = first.new_zeros(n)
     drawn = []
     for k in range(width):
         parameters = stepper.parameters() if k else first
         value = conditional.draw(parameters, noise[k])
         if held is not None and x is not None:
-            here, given = held[:, stepper.order[k]], x[:, stepper.order[k]]
+            here, given = (t[:, stepper.order[k], None] for t in (held, x))
             value = torch.where(here, given, value)
-            log_weight = log_weight + torch.where(here, conditional.log_prob(parameters, value), 0)
-        stepper.push(conditional.encode(value.unsqueeze(-1)))
+            score = conditional.log_prob(parameters, value.squeeze(-1))
+            log_weight = log_weight + torch.where(here.squeeze(-1), score, 0)
+        stepper.push(conditional.encode(value))
         drawn.append(value)
-    out = first.new_empty(width, n)
-    out[order] = torch.stack(drawn)
-    return Walk(out.T.contiguous(), log_weight)
+    out = first.new_empty(n, width)
+    out[:, order] = torch.cat(drawn, 1)
+    return Walk(out, log_weight)

@@ -52,7 +52,7 @@ class Conditional(ABC):
 
     @abstractmethod
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """(n, F) and (n,) to values (n,)."""
+        """(n, F) and (n, 1) to values (n, 1)."""
 
     @abstractmethod
     def distribution(self, parameters: Tensor) -> dist.TorchDistribution:
@@ -81,7 +81,8 @@ class BinaryConditional(Conditional):
         return torch.logit(uniforms).to(dtype)
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        return (parameters.squeeze(-1) > noise).to(parameters.dtype)
+        # with `out` there is no bool to convert: of few rows, calls are what a draw costs
+        return torch.gt(parameters, noise, out=torch.empty_like(parameters))
 
     def distribution(self, parameters: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=parameters.squeeze(-1))
@@ -121,7 +122,7 @@ class LevelConditional(Conditional):
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
         below = parameters.double().softmax(-1).cumsum(-1)
-        k = (below <= noise.unsqueeze(-1)).sum(-1).clamp(max=self.outputs - 1)
+        k = (below <= noise).sum(-1, keepdim=True).clamp(max=self.outputs - 1)
         return self.levels.at(k.to(parameters.dtype))
 
     def distribution(self, parameters: Tensor) -> dist.TorchDistribution:
@@ -156,13 +157,12 @@ class ScaleMixtureConditional(Conditional):
         logits, mean, scale = self.parts(parameters)
         weights = logits.double().softmax(-1)
         edges = weights.cumsum(-1)
-        c = (edges <= noise.unsqueeze(-1)).sum(-1, keepdim=True).clamp(max=self.components - 1)
-        weight = weights.gather(-1, c).squeeze(-1)
+        c = (edges <= noise).sum(-1, keepdim=True).clamp(max=self.components - 1)
         # where u lies inside the component's share of [0, 1) is uniform again
-        inside = (noise - edges.gather(-1, c).squeeze(-1)) / weight + 1
+        inside = (noise - edges.gather(-1, c)) / weights.gather(-1, c) + 1
         eps = torch.finfo(torch.float64).eps
         z = self.quantile(inside.clamp(eps, 1 - eps)).to(mean.dtype)
-        return mean.gather(-1, c).squeeze(-1) + scale.gather(-1, c).squeeze(-1) * z
+        return mean.gather(-1, c) + scale.gather(-1, c) * z
 
     def start(self, train: Tensor) -> Tensor:
         # the components side by side over the middle of each column: alike they would stay alike

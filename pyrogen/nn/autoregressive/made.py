@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from pyrogen.errors import SettingsError
 from pyrogen.nn.autoregressive.network import Network, Stepper, check_count
 
 ACTIVATIONS = {"relu": torch.relu, "elu": functional.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-IN_PLACE = {"relu": torch.relu_, "elu": functional.elu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
 
 
 class MaskedLinear(nn.Module):
@@ -40,7 +38,7 @@ class MaskedLinear(nn.Module):
     def forward(self, h: Tensor, mask: Tensor, context: Tensor | None) -> Tensor:
         weight, bias = self.masked(mask)
         y = functional.linear(h, weight, bias)
-        return y if self.context_weight is None else y + functional.linear(_there(context), self.context_weight)
+        return y if self.context_weight is None else y + functional.linear(there(context), self.context_weight)
 
     def masked(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """W * M, and the bias with what the mask alone adds to it."""
@@ -147,6 +145,8 @@ class MaskedMLP(Network):
         return y.reshape(*encoded.shape[:-1], self.width, self.outputs)
 
     def stepper(self, n: int, context: Tensor | None = None, which: int = 0) -> Stepper:
+        from pyrogen.nn.autoregressive.masked_stepper import MaskedStepper  # which reads this network
+
         return MaskedStepper(self, n, context, which)
 
     @torch.no_grad()
@@ -156,100 +156,6 @@ class MaskedMLP(Network):
 
 def _keep_again(network: MaskedMLP, _: object) -> None:
     network._keep_masks()
-
-
-class MaskedStepper(Stepper):
-    """Computes every hidden unit once, when the last variable that it sees is known: one pass in all.
-
-    Units are sorted by degree, so that those of one degree are a slice, and rows are columns, so that a slice
-    is contiguous. What is known when a block of variables begins is multiplied for the whole block at once;
-    inside it only what is new is added.
-    """
-
-    block = 32
-
-    @torch.no_grad()
-    def __init__(self, network: MaskedMLP, n: int, context: Tensor | None, which: int) -> None:
-        order, self.width = network.orders[which], network.width
-        self.order, self.k = order.tolist(), 0
-        self.inputs, self.outputs = network.inputs, network.outputs
-        self.activation = IN_PLACE[network.activation_name]
-        *inside, out, direct = network.masks(which)
-        read, written = _columns(order, self.inputs), _columns(order, self.outputs)
-        # cuts[i][k]: how many units of layer i are known when k variables are; the inputs are the first layer
-        self.cuts = [[k * self.inputs for k in range(self.width + 1)]]
-        self.layers, before = [], read
-        for i, (layer, mask) in enumerate(zip(network.layers, inside, strict=True)):
-            degree, after = network.get_buffer(f"degrees{i}")[which].sort(stable=True)
-            self.layers.append(_sorted(cast(MaskedLinear, layer), mask, after, before, context))
-            self.cuts.append(torch.bincount(degree, minlength=self.width + 1).cumsum(0).tolist())
-            before = after
-        self.out = _sorted(network.out, out, written, before, context)
-        self.direct = None if network.direct is None else (network.direct * direct)[written][:, read]
-        like = network.out.weight
-        self.states = [like.new_empty(len(read), n), *(like.new_empty(len(weight), n) for weight, _ in self.layers)]
-        for (_, bias), cut, state in zip(self.layers, self.cuts[1:], self.states[1:], strict=True):
-            state[: cut[0]] = bias[: cut[0]]  # units that see nothing, where there is one variable only
-            self.activation(state[: cut[0]])
-        self._begin()
-
-    def _begin(self) -> None:
-        """Multiply all that is known for the outputs of the next variables and for the units that they settle."""
-        k, self.first = self.k, self.k
-        end = min(k + self.block, self.width)
-        self.begun = []
-        for i, (weight, bias) in enumerate(self.layers):
-            start, stop, known = self.cuts[i + 1][k], self.cuts[i + 1][end], self.cuts[i][k]
-            self.begun.append(torch.addmm(bias[start:stop], weight[start:stop, :known], self.states[i][:known]))
-        (weight, bias), known = self.out, self.cuts[-1][k]
-        rows = slice(k * self.outputs, end * self.outputs)
-        self.total = torch.addmm(bias[rows], weight[rows, :known], self.states[-1][:known])
-        if self.direct is not None:
-            known = self.cuts[0][k]
-            self.total.addmm_(self.direct[rows, :known], self.states[0][:known])
-
-    def _settle(self) -> None:
-        """Compute the hidden units that see the first k variables and no more, layer by layer."""
-        for i, (weight, _) in enumerate(self.layers):
-            cut = self.cuts[i + 1]
-            start, stop = cut[self.k - 1], cut[self.k]
-            if stop > start:
-                known, now = self.cuts[i][self.first], self.cuts[i][self.k]
-                begun = self.begun[i][start - cut[self.first] : stop - cut[self.first]]
-                state = self.states[i + 1][start:stop]
-                torch.addmm(begun, weight[start:stop, known:now], self.states[i][known:now], out=state)
-                self.activation(state)
-
-    def parameters(self) -> Tensor:
-        start, past = self.k * self.outputs, (self.k - self.first) * self.outputs
-        y = self.total[past : past + self.outputs]
-        known, now = self.cuts[-1][self.first], self.cuts[-1][self.k]
-        if now > known:
-            y = torch.addmm(y, self.out[0][start : start + self.outputs, known:now], self.states[-1][known:now])
-        if self.direct is not None and self.k > self.first:
-            known, now = self.cuts[0][self.first], self.cuts[0][self.k]
-            y = torch.addmm(y, self.direct[start : start + self.outputs, known:now], self.states[0][known:now])
-        return y.T
-
-    def push(self, encoded: Tensor) -> None:
-        start = self.k * self.inputs
-        self.states[0][start : start + self.inputs] = encoded.T
-        self.k += 1
-        if self.k < self.width:
-            self._settle()
-            if self.k % self.block == 0:
-                self._begin()
-
-
-def _sorted(
-    layer: MaskedLinear, mask: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The masked weights and the bias, (out, 1) or (out, n), of units in another order."""
-    weight, bias = layer.masked(mask)
-    bias = bias[:, None]
-    if layer.context_weight is not None:
-        bias = bias + layer.context_weight @ _there(context).T
-    return weight[rows][:, columns], bias[rows]
 
 
 def make_degrees(width: int, hidden: Sequence[int], n: int, kind: str, seed: int) -> list[Tensor]:
@@ -283,11 +189,7 @@ def _each(degrees: Tensor, times: int) -> Tensor:
     return degrees if times == 1 else degrees[:, None].expand(-1, times).reshape(-1)
 
 
-def _columns(order: Tensor, times: int) -> Tensor:
-    return (order[:, None] * times + torch.arange(times, device=order.device)).flatten()
-
-
-def _there(context: Tensor | None) -> Tensor:
+def there(context: Tensor | None) -> Tensor:
     if context is None:
         raise SettingsError(got="no context", need="the context that the network was made for", fix="context=c")
     return context

@@ -82,10 +82,14 @@ class NADEStepper(Stepper):
     def __init__(self, network: NADENetwork, n: int, context: Tensor | None) -> None:
         order = network.orders[0]
         self.order, self.k = order.tolist(), 0
-        self.total = network.start(n, context).clone()
-        self.activation = torch.sigmoid if network.activation == "sigmoid" else torch.relu
-        self.W = network.W.detach().view(network.width, network.inputs, -1).unbind(0)
-        self.V, self.b = network.V.detach().transpose(1, 2).unbind(0), network.b[order].unbind(0)
+        total, W, V, b = network.start(n, context), network.W, network.V, network.b[order]
+        self.activation = torch.relu
+        if network.activation == "sigmoid":  # (1 + tanh) / 2, as in pyrogen.ops.nade
+            total, W, V, b = total / 2, W / 2, V / 2, b + V.sum(-1) / 2
+            self.activation = torch.tanh
+        self.total = total.clone()
+        self.W = W.view(network.width, network.inputs, -1).unbind(0)
+        self.V, self.b = V.transpose(1, 2).unbind(0), b.unbind(0)
 
     def parameters(self) -> Tensor:
         return torch.addmm(self.b[self.k], self.activation(self.total), self.V[self.k])
