@@ -53,7 +53,8 @@ def check_rows(x: Tensor, *, width: int, support: str, name: str = "x") -> None:
     _check_dtype(x, name)
     _check_shape(x, width, name)
     try:
-        for part in x.split(max(_CHUNK // width, 1)):  # so that little is computed beside rows that are mapped from a file
+        # in parts, so that little is computed beside rows that are mapped from a file
+        for part in x.split(max(_CHUNK // width, 1)):
             _check_entries(part, support, levels, group, name)
     except SupportError:
         _check_entries(x, support, levels, group, name)  # says how many of all
