@@ -30,6 +30,7 @@ from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.settings import check_folder, check_like, check_numbers, check_ways
 from pyrogen.inference.settings import check_shares as _check_shares
 from pyrogen.inference.training import Optimizer, Training
+from pyrogen.inference.weights import beside, check_weighable
 from pyrogen.models.contracts import Energy
 from pyrogen.ops import denormals_flushed, resolve_device
 from pyrogen.ops.precision import Precision, products_in
@@ -54,6 +55,7 @@ def fit(
     data: Tensor,
     *,
     guide: Any | None = None,
+    weights: Tensor | None = None,
     objective: Objective | None = None,
     epochs: int = 50,
     batch_size: int = 100,
@@ -84,6 +86,9 @@ def fit(
         data: the rows, (N, D). They stay on the device; if they take more than half of what is free on a GPU, they stay
             where they are, and each batch is moved. They may be mapped from a file that is larger than the memory,
             `torch.from_file(...)` or `torch.from_numpy(numpy.memmap(...))`: only a batch is read at a time.
+        weights: how much each row counts, (N,), 0 or more: whole numbers are repeated rows. They are divided by their
+            mean. For models with one plate, over the rows, with ELBO() or MaximumLikelihood(); in the history and in
+            validation each row counts once.
         objective: the bound, ELBO() unless given; for an Energy model MaximumLikelihood().
         epochs: passes over the data; the last batch of a pass may be smaller.
         learning_rate: of Adam, times `schedule(step)` when there is one.
@@ -141,6 +146,11 @@ def fit(
     if validation is not None:
         programs.check(validation)
         check_like(validation, data)
+    if weights is not None:
+        check_weighable(model)
+        data, programs.weighted = beside(data, weights), True
+        validation = validation if validation is None else beside(validation, None)
+    settings["weights"] = "given" if programs.weighted else None
     target, ranks, told = resolve_device(device), Ranks.here(), Callbacks(callbacks)
     settings |= {"objective": repr(objective), "device": str(target), "processes": ranks.world}
     fixed = {name: settings[name] for name in _FIXED}
@@ -189,7 +199,17 @@ def fit(
     return result
 
 
-_NOT_SETTINGS = ("model", "guide", "data", "validation", "folder", "resume", "checkpoint_seconds", "callbacks")
+_NOT_SETTINGS = (
+    "model",
+    "guide",
+    "data",
+    "weights",
+    "validation",
+    "folder",
+    "resume",
+    "checkpoint_seconds",
+    "callbacks",
+)
 _STEP = ("objective", "batch_size", "learning_rate", "schedule", "optimizer", "clip", "average", "precision")
 _FIXED = (*_STEP, "seed", "processes")
 """The settings that a run goes on with or not at all."""

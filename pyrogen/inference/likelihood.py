@@ -67,15 +67,25 @@ class MaximumLikelihood(Objective):
         nesting: int | None = None,
     ) -> Value:
         """The loss of rows args[0], and a gap between particles and rows, which is no likelihood."""
-        energy = _energy(model)
-        machine, x = energy.machine(), energy.filled(args[0])
+        return self._value(_energy(model), args[0], None)
+
+    def weighted(
+        self, weight: Tensor, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **how: Any
+    ) -> Value:
+        """The loss is -1/N sum_n w_n log p(x_n): log Z's gradient counts as often as the rows do; penalties once."""
+        if type(self) is not MaximumLikelihood:
+            return super().weighted(weight, model, guide, *args, **how)
+        return self._value(_energy(model), args[0], weight)
+
+    def _value(self, energy: Energy, x: Tensor, weight: Tensor | None) -> Value:
+        machine, x = energy.machine(), energy.filled(x)
         with torch.no_grad():
             a = machine.hidden_input(x)
             energy.follow(x, a)
         loss = (
-            _by_hand(machine, energy.particles, x, a)
+            _by_hand(machine, energy.particles, x, a, weight)
             if _is_plain(machine, energy)
-            else _by_autograd(energy, machine, x)
+            else _by_autograd(energy, machine, x, weight)
         )
         bound = -loss.detach()
         if self.penalty is not None:
@@ -131,18 +141,23 @@ def _is_plain(machine: Machine, energy: Energy) -> bool:
     return isinstance(energy.particles, Moving) and not any(p.requires_grad for p in units)
 
 
-def _by_autograd(energy: Energy, machine: Machine, x: Tensor) -> Tensor:
-    return machine.free_energy(x).mean() + energy.particles.log_z(machine, x)
+def _by_autograd(energy: Energy, machine: Machine, x: Tensor, weight: Tensor | None) -> Tensor:
+    free, log_z = machine.free_energy(x), energy.particles.log_z(machine, x)
+    return free.mean() + log_z if weight is None else (weight * free).mean() + weight.mean() * log_z
 
 
-def _by_hand(machine: Machine, particles: Any, x: Tensor, a: Tensor) -> Tensor:
+def _by_hand(machine: Machine, particles: Any, x: Tensor, a: Tensor, weight: Tensor | None) -> Tensor:
     """A loss with the gradient taken by hand. Its value only has to be NaN or infinite as soon as an energy is.
 
     Free energies would be twice the logarithms of all hidden units, which is a tenth of a step, and nobody reads them.
     """
     with torch.no_grad():
         negative = particles.negative(machine, x, a)
-        gradients = moments(machine, x, a, negative, scale=-1.0)
+        if weight is None:
+            gradients = moments(machine, x, a, negative, scale=-1.0)
+        else:
+            share = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+            gradients = [weight.mean() * g for g in moments(machine, x, a, negative, share, scale=-1.0)]
         gap = negative.a.mean() - a.mean() + gradients[1].sum()
     return _Known.apply(gap, gradients, machine.W, machine.b, machine.c)  # pyright: ignore[reportReturnType]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.inference.schedules import Schedule, at, check_schedule
 from pyrogen.inference.terms import Latent, Terms, run
+from pyrogen.inference.weights import Weighed
 
 if TYPE_CHECKING:
     from pyrogen.inference.training import Training
@@ -59,6 +60,20 @@ class Objective(ABC):
 
     @abstractmethod
     def value(self, terms: Terms, step: int) -> Value: ...
+
+    def weighted(
+        self, weight: Tensor, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **how: Any
+    ) -> Value:
+        """The same, where each row of the batch counts `weight` times, (N,), in the loss; the bound is of each once.
+
+        Raises:
+            SettingsError: a weight of a row is no factor in this objective.
+        """
+        raise SettingsError(
+            got=f"weights of rows and {type(self).__name__}",
+            need="an objective that is a sum over the rows",
+            fix="ELBO() or MaximumLikelihood()",
+        )
 
     def score(self, programs: Any, x: Tensor, seed: int) -> Tensor | None:
         """What the history says of rows after an epoch, nats per row; None for the mean of the bounds of batches."""
@@ -105,6 +120,11 @@ class ELBO(Objective):
     @property
     def stops_guide(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.gradient == "stl"
+
+    def weighted(
+        self, weight: Tensor, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **how: Any
+    ) -> Value:
+        return self(Weighed(weight)(model), guide, *args, **how)
 
     def value(self, terms: Terms, step: int) -> Value:
         kls = {name: self._kl(name, site) for name, site in terms.latents.items()}

@@ -34,6 +34,7 @@ class Programs:
     pair: Trainable | None
     precision: str = "float32"
     rows_per_row: float = 1.0  # rows that the programs tell apart for each row of the data; found by `rehearse`
+    weighted: bool = False  # rows come with their weight in a last column
 
     @classmethod
     def of(cls, model: Any, guide: Any | None = None) -> Programs:
@@ -60,7 +61,12 @@ class Programs:
         found = [self.pair, *_modules(self.model), *_modules(self.guide)]
         return list({id(module): module for module in found if isinstance(module, nn.Module)}.values())
 
+    def rows(self, x: Tensor) -> Tensor:
+        """Rows without their weights."""
+        return x[:, :-1] if self.weighted else x
+
     def args(self, x: Tensor, size: int) -> tuple[Any, ...]:
+        x = self.rows(x)
         return (x, size) if self.pair is not None and self.guide == self.pair.guide else (x,)
 
     def check(self, x: Tensor) -> None:
@@ -102,7 +108,11 @@ class Programs:
     def evaluate(self, objective: Objective, x: Tensor, size: int, step: int, nesting: int) -> Value:
         """The objective on rows of a data set of `size`, at a step."""
         with networks_in(self.precision, x.device.type):
-            value = objective(self.model, self.guide, *self.args(x, size), step=step, nesting=nesting)
+            args, how = self.args(x, size), {"step": step, "nesting": nesting}
+            if self.weighted:
+                value = objective.weighted(x[:, -1], self.model, self.guide, *args, **how)
+            else:
+                value = objective(self.model, self.guide, *args, **how)
         return value if self.rows_per_row == 1 else Value(value.loss, value.bound * self.rows_per_row)
 
     def rehearse(self, x: Tensor, size: int, objective: Objective, nesting: int) -> None:

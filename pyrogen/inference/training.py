@@ -186,7 +186,7 @@ class Training:
     def _train_score(self, bound: float) -> float:
         """What the history says of the training rows: the mean bound of the pass, unless the objective knows better."""
         some = self.data[evenly(self.size, SCORED).to(self.data.home)]
-        score = self.objective.score(self.programs, some, self.seed)
+        score = self.objective.score(self.programs, self.programs.rows(some), self.seed)
         return bound if score is None else self.ranks.told(float(score))
 
     def _validate(self, x: Rows) -> None:
@@ -210,7 +210,7 @@ class Training:
         total = torch.zeros((), device=x.device, dtype=torch.float64)
         with self.programs.evaluating(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            score = self.objective.score(self.programs, x[:], self.seed)
+            score = self.objective.score(self.programs, self.programs.rows(x[:]), self.seed)
             if score is not None:
                 return float(score)
             for batch in x.split(max(self.batch_size, 500)):
