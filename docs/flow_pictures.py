@@ -30,7 +30,7 @@ def bent(kind: str, count: int) -> Any:
         layers.append(Planar(2, scale=1.5) if kind == "planar" else Radial(2))
         with torch.no_grad():
             for p in layers[-1].parameters():
-                p.add_((0.8 if kind == "planar" else 1.0) * torch.randn_like(p))
+                p.add_((1.2 if kind == "planar" else 1.0) * torch.randn_like(p))
     return Flow(layers)
 
 
@@ -55,7 +55,8 @@ def morph(steps: int) -> Any:
                 flow = bent(kind, count)
                 middle = flow(base.sample((4000,))).median(0).values
                 z, log_det = flow.inverse_and_log_det(x + middle)
-            ax.pcolormesh(line, line, (base.log_prob(z) + log_det).exp(), rasterized=True)
+            p = (base.log_prob(z) + log_det).exp()
+            ax.pcolormesh(line, line, p, vmax=float(p.quantile(0.998)), rasterized=True)
             title = f"{kind}, K = {count}" if count else "K = 0"
             ax.set(title=title if name == "Gaussian" else "", aspect="equal", xticks=[], yticks=[])
         row[0].set_ylabel(f"from a {name}" if name == "Gaussian" else "from a square")
