@@ -1,18 +1,21 @@
-"""Flows as densities: a training step, and 100,000 draws, ours against Pyro's own transforms; ATen operations of both.
+"""Flows as densities: a training step, and draws, against Pyro's own transforms and zuko; ATen operations of each.
 
-    python benchmarks/flows.py [--rounds 9] [--threads 1] [--only nsf-c5]
+    python benchmarks/flows.py [--rounds 9] [--threads 1] [--only nsf-c5] [--draws 100000] [--clock cpu]
 
-Both train the same architecture (as many parameters) with Adam on the same minibatches of the warped mixture. In every
+All train the same architecture (as many parameters) with Adam on the same minibatches of the warped mixture. In every
 round each contestant runs, in an order that rotates, and the ratio of our time to theirs is taken within the round;
-medians over rounds go to benchmarks/results/flows.json, with the test score after 500 steps. "ours" is the loop of
-`fit(compile="graph")`, "ours-eager" a hand-written loop, as Pyro's is. A draw from an
-autoregressive density takes D passes in both.
+medians over rounds go to benchmarks/results/flows.json, with the test score after the training steps. "ours" is the
+loop of `fit(compile="auto")` in a long run, whose choice the result names, "ours-graph" that of "graph", "ours-eager" a
+hand-written loop, as the peers' are. zuko (`pip install zuko`) is a contestant where it is installed. A draw from an
+autoregressive density takes D passes in all.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from paired import CLOCKS, arguments, earlier, in_turns, limit_threads, write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' count of operations
 
-WIDTH, BATCH, RATE, HIDDEN, BINS, BOUND, DRAWS = 8, 256, 1e-3, (64, 64), 8, 5.0, 100_000
+WIDTH, BATCH, RATE, HIDDEN, BINS, BOUND = 8, 256, 1e-3, (64, 64), 8, 5.0
 TASKS = ("realnvp-8", "nsf-c5", "nsf-ar5")
 
 
@@ -28,6 +31,7 @@ class Contestant:
     """A density with a training step: log p(x), draws, parameters."""
 
     module: Any = None
+    mode = "eager"
 
     def __init__(self, log_prob: Callable[[Any], Any], sample: Callable[[int], Any], parameters: list[Any]) -> None:
         import torch
@@ -62,20 +66,22 @@ def ours(task: str) -> Contestant:
     return one
 
 
-def ours_by_graph(task: str, data: Any) -> Contestant:
-    """Ours as `fit(compile="graph")` trains it: the step traced once, one fused Adam."""
+def ours_by_fit(task: str, data: Any, mode: str) -> Contestant:
+    """Ours as `fit(compile=mode)` trains it: the step traced once, one fused Adam."""
     from loop import Loop
 
     from pyrogen.models import FlowModel
 
     model = FlowModel(ours(task).module.layer.inv)
-    loop = Loop(model, data, batch=BATCH, rate=RATE, mode="graph")
+    loop = Loop(model, data, batch=BATCH, rate=RATE, mode=mode)
 
     class Trained(Contestant):
         def step(self, x: Any) -> None:
             loop.step(x)
 
-    return Trained(model.log_prob, model.sample, list(model.parameters()))
+    one = Trained(model.log_prob, model.sample, list(model.parameters()))
+    one.mode = loop.mode
+    return one
 
 
 def stock(task: str) -> Contestant:
@@ -119,7 +125,33 @@ def stock(task: str) -> Contestant:
     return Contestant(log_prob, sample, [p for m in modules for p in m.parameters() if p.requires_grad])
 
 
-def compare(task: str, rounds: int, clock: str, steps: int) -> dict[str, Any]:
+def zuko_flow(task: str) -> Contestant:
+    """zuko's layers: its own RealNVP and NSF, and couplings of its splines."""
+    import torch
+    from zuko.distributions import DiagNormal
+    from zuko.flows import NSF, Flow, RealNVP, UnconditionalDistribution
+    from zuko.flows.coupling import GeneralCouplingTransform
+    from zuko.transforms import MonotonicRQSTransform
+
+    torch.manual_seed(0)
+
+    def coupling(i: int) -> Any:
+        mask = torch.arange(WIDTH) % 2 == i % 2
+        spline = partial(MonotonicRQSTransform, bound=BOUND, slope=1e-3)
+        shapes = [(BINS,), (BINS,), (BINS - 1,)]
+        return GeneralCouplingTransform(WIDTH, mask=mask, univariate=spline, shapes=shapes, hidden_features=HIDDEN)
+
+    if task == "nsf-c5":
+        base = UnconditionalDistribution(DiagNormal, torch.zeros(WIDTH), torch.ones(WIDTH), buffer=True)
+        flow = Flow([coupling(i) for i in range(5)], base)
+    elif task == "realnvp-8":
+        flow = RealNVP(WIDTH, transforms=8, hidden_features=HIDDEN)
+    else:
+        flow = NSF(WIDTH, bins=BINS, transforms=5, hidden_features=HIDDEN)
+    return Contestant(lambda x: flow().log_prob(x), lambda n: flow().sample((n,)), list(flow.parameters()))
+
+
+def compare(task: str, rounds: int, clock: str, steps: int, draws: int) -> dict[str, Any]:
     import pyro
     import torch
 
@@ -128,9 +160,20 @@ def compare(task: str, rounds: int, clock: str, steps: int) -> dict[str, Any]:
     data = load("warped-mixture")
     source = torch.Generator().manual_seed(1)
     batches = [data["train"][torch.randint(len(data["train"]), (BATCH,), generator=source)] for _ in range(steps)]
-    contestants = {"ours": ours_by_graph(task, data["train"]), "ours-eager": ours(task), "pyro": stock(task)}
+    contestants = {
+        "ours": ours_by_fit(task, data["train"], "auto"),
+        "ours-graph": ours_by_fit(task, data["train"], "graph"),
+        "ours-eager": ours(task),
+        "pyro": stock(task),
+    }
+    peers = ["pyro"]
+    if find_spec("zuko"):
+        contestants["zuko"] = zuko_flow(task)
+        peers.append("zuko")
     sizes = {name: sum(p.numel() for p in c.parameters) for name, c in contestants.items()}
-    counts = {name: counted(c, batches[0][:64]) for name, c in contestants.items() if name != "ours"}
+    counts = {
+        name: counted(c, batches[0][:64]) for name, c in contestants.items() if name not in ("ours", "ours-graph")
+    }
     with pyro.validation_enabled(False):
         scores = {}
         for name, one in contestants.items():
@@ -144,17 +187,28 @@ def compare(task: str, rounds: int, clock: str, steps: int) -> dict[str, Any]:
             CLOCKS[clock],
         )
         with torch.no_grad():
-            draw = in_turns(
-                {name: lambda one=one: one.sample(DRAWS) for name, one in contestants.items()}, rounds, CLOCKS[clock]
+            drawn = in_turns(
+                {name: lambda one=one: one.sample(draws) for name, one in contestants.items() if name != "ours-graph"},
+                rounds,
+                CLOCKS[clock],
             )
     return {
-        "ratios": {"step": train["pyro"]["ratio"], "draws": draw["pyro"]["ratio"]},
+        "ratios": {peer: {"step": train[peer]["ratio"], "draws": drawn[peer]["ratio"]} for peer in peers},
+        "chosen_by_auto": contestants["ours"].mode,
+        "not_run": {} if "zuko" in peers else {"zuko": "not installed"},
         "steps_20": train,
-        "draws_100000": draw,
+        "draws": drawn,
         "operations": counts,
         "parameters": sizes,
         "test_nll": scores,
-        "settings": {"batch": BATCH, "learning_rate": RATE, "steps": steps, "rounds": rounds, "clock": clock},
+        "settings": {
+            "batch": BATCH,
+            "learning_rate": RATE,
+            "steps": steps,
+            "rounds": rounds,
+            "draws": draws,
+            "clock": clock,
+        },
     }
 
 
@@ -175,14 +229,15 @@ def counted(one: Contestant, x: Any) -> dict[str, int]:
 def main() -> None:
     parser = arguments(__doc__, "flows")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--draws", type=int, default=100_000)
     parser.add_argument("--only", choices=TASKS)
     args = parser.parse_args()
     limit_threads(args.threads)
     result = earlier(args.out) if args.only else {}
     for task in [args.only] if args.only else TASKS:
-        result[task] = compare(task, args.rounds, args.clock, args.steps)
+        result[task] = compare(task, args.rounds, args.clock, args.steps, args.draws)
         print(task, result[task]["ratios"], result[task]["operations"], result[task]["test_nll"], file=sys.stderr)
-    write(result, args.out, args.threads)
+        write(result, args.out, args.threads, peers=("zuko",))
 
 
 if __name__ == "__main__":
