@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrogen.distributions.autoregressive import Autoregressive, Conditional, Given, sample_given
+from pyrogen.distributions.autoregressive import Autoregressive, Conditional, Given
 from pyrogen.distributions.autoregressive.given import Method
 from pyrogen.errors import SettingsError, ShapeError
 from pyrogen.models.contracts import Explicit, Pair
@@ -88,9 +88,9 @@ class AutoregressiveModel(Pair, Explicit):
         return self.dist(context).sample((n,)) if context is None else self.dist(context.expand(n, -1)).sample()
 
     def sample_given(self, x: Tensor, observed: Tensor, n: int = 1, **settings: Any) -> Given:
-        """n draws for each row of what is not observed; see `pyrogen.distributions.sample_given`."""
+        """n draws for each row of what is not observed; see `pyrogen.distributions.draw_given`."""
         x, context = self._parts(x)
-        return sample_given(self.dist(context), x, observed, n, **settings)
+        return self.dist(context).sample_given(x, observed, n, **settings)
 
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:
