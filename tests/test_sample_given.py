@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyrogen.distributions import Autoregressive, sample_given
+from pyrogen.distributions import Autoregressive
 from pyrogen.errors import DtypeError, SettingsError, ShapeError, SupportError
 from pyrogen.models import MADE, DeepNADE, MixtureOfBernoullis
 from tests.autoregressive import BITS, joint, made, states, strong
@@ -42,13 +42,13 @@ def test_importance_resampling_draws_the_conditional_and_gives_the_evidence(n_or
     torch.manual_seed(0)
     fn = natural(n_orders)
     x, p, log_evidence = exact(fn)
-    given = sample_given(fn, VALUES.expand(2000, -1), OBSERVED, particles=50)
+    given = fn.sample_given(VALUES.expand(2000, -1), OBSERVED, particles=50)
     assert given.method == "importance" and given.draws.shape == (1, 2000, 6)
     assert (given.draws[0][:, OBSERVED] == VALUES[:, OBSERVED]).all()
     # the estimate of p(observed) has no bias; that of a draw from 50 particles is of order 1 / 50
     assert_mean(given.log_evidence.exp(), log_evidence.exp())
     assert ((given.ess > 1) & (given.ess < 50)).all()
-    many = sample_given(fn, VALUES.expand(10, -1), OBSERVED, n=300, particles=20_000)
+    many = fn.sample_given(VALUES.expand(10, -1), OBSERVED, n=300, particles=20_000)
     assert_law(many.draws.reshape(-1, 6), x, p)
 
 
@@ -56,7 +56,7 @@ def test_holding_the_observed_variables_is_not_the_conditional():
     torch.manual_seed(0)
     fn = natural()
     x, p, _ = exact(fn)
-    clamped = sample_given(fn, VALUES.expand(3000, -1), OBSERVED, particles=1)  # nothing to resample from
+    clamped = fn.sample_given(VALUES.expand(3000, -1), OBSERVED, particles=1)  # nothing to resample from
     found = (clamped.draws.reshape(-1, 1, 6) == x).all(-1).double().mean(0)
     assert 0.5 * (found - p).abs().sum() > 0.1, "the total variation that the weights repair"
 
@@ -65,7 +65,7 @@ def test_gibbs_draws_the_conditional():
     torch.manual_seed(0)
     fn = natural()
     x, p, _ = exact(fn)
-    given = sample_given(fn, VALUES, OBSERVED, n=2000, method="gibbs", sweeps=30)
+    given = fn.sample_given(VALUES, OBSERVED, n=2000, method="gibbs", sweeps=30)
     assert_law(given.draws[:, 0], x, p)
     assert given.log_evidence.isnan().all() and 0 < given.ess <= 2000
 
@@ -78,7 +78,7 @@ def test_gibbs_on_levels_draws_the_conditional():
     x = states(fn)
     x = x[(x == values)[:, observed].all(1)]
     p = fn.log_prob(x).detach().softmax(0)
-    given = sample_given(fn, values, observed, n=1000, method="gibbs", sweeps=40)
+    given = fn.sample_given(values, observed, n=1000, method="gibbs", sweeps=40)
     assert_law(given.draws[:, 0], x, p)
 
 
@@ -87,7 +87,7 @@ def test_observed_variables_that_come_first_need_no_weights():
     fn = natural()
     observed = torch.tensor([True, True, True, False, False, False])
     x, p, log_evidence = exact(fn, observed)
-    given = sample_given(fn, VALUES, observed, n=4000)
+    given = fn.sample_given(VALUES, observed, n=4000)
     assert given.method == "exact" and (given.ess == 4000).all()
     torch.testing.assert_close(given.log_evidence[0], log_evidence)
     assert_law(given.draws[:, 0], x, p)
@@ -138,28 +138,28 @@ def test_real_variables_are_resampled_too():
     torch.manual_seed(0)
     fn = joint("made-real")
     observed = torch.tensor([True, False, False, True])
-    given = sample_given(fn, torch.zeros(2, 4, dtype=torch.float64), observed, n=3)
+    given = fn.sample_given(torch.zeros(2, 4, dtype=torch.float64), observed, n=3)
     assert given.draws.shape == (3, 2, 4) and (given.draws[..., observed] == 0).all()
     with pytest.raises(SettingsError, match="real variables"):
-        sample_given(fn, torch.zeros(2, 4, dtype=torch.float64), observed, method="gibbs")
+        fn.sample_given(torch.zeros(2, 4, dtype=torch.float64), observed, method="gibbs")
 
 
 def test_a_mask_or_a_method_that_cannot_be_is_refused_in_words():
     fn = natural()
     for mask in (torch.ones(5, dtype=torch.bool), torch.ones(2, 6, dtype=torch.bool), torch.ones(1, dtype=torch.bool)):
         with pytest.raises(ShapeError, match="mask of shape"):
-            sample_given(fn, VALUES, mask)
+            fn.sample_given(VALUES, mask)
     with pytest.raises(DtypeError, match=r"torch\.bool"):
-        sample_given(fn, VALUES, torch.ones(6))
+        fn.sample_given(VALUES, torch.ones(6))
     with pytest.raises(ShapeError, match="x of shape"):
-        sample_given(fn, VALUES[0], OBSERVED)
+        fn.sample_given(VALUES[0], OBSERVED)
     with pytest.raises(SupportError):
-        sample_given(fn, VALUES + 0.5, OBSERVED)
+        fn.sample_given(VALUES + 0.5, OBSERVED)
     with pytest.raises(SettingsError, match="after missing ones"):
-        sample_given(fn, VALUES, OBSERVED, method="exact")
+        fn.sample_given(VALUES, OBSERVED, method="exact")
     with pytest.raises(SettingsError, match="'clamp'"):
-        sample_given(fn, VALUES, OBSERVED, method="clamp")  # pyright: ignore[reportArgumentType]
+        fn.sample_given(VALUES, OBSERVED, method="clamp")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match="sweeps = 1"):
-        sample_given(fn, VALUES, OBSERVED, method="gibbs", sweeps=1)
+        fn.sample_given(VALUES, OBSERVED, method="gibbs", sweeps=1)
     filler = torch.where(OBSERVED, VALUES, float("nan"))
-    assert sample_given(fn, filler, OBSERVED).draws.isfinite().all()
+    assert fn.sample_given(filler, OBSERVED).draws.isfinite().all()

@@ -10,7 +10,7 @@ from pyrogen.distributions.autoregressive import (
     LevelConditional,
     LogisticMixtureConditional,
     NormalConditional,
-    sample_given,
+    draw_given,
     sites,
 )
 from pyrogen.distributions.bernoulli_mixture import BernoulliMixture
@@ -47,8 +47,8 @@ __all__ = [
     "VonMisesFisher",
     "circular",
     "closed_form_kl",
+    "draw_given",
     "kl_per_dimension",
-    "sample_given",
     "sites",
     "sphere",
     "torus",

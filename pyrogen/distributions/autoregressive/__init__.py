@@ -8,7 +8,7 @@ from pyrogen.distributions.autoregressive.conditionals import (
     LevelConditional,
     NormalConditional,
 )
-from pyrogen.distributions.autoregressive.given import Given, sample_given
+from pyrogen.distributions.autoregressive.given import Given, draw_given
 from pyrogen.distributions.autoregressive.joint import Autoregressive
 from pyrogen.distributions.autoregressive.mixture import LogisticMixtureConditional
 from pyrogen.distributions.autoregressive.sites import sites
@@ -24,6 +24,6 @@ __all__ = [
     "NormalConditional",
     "Walk",
     "ancestral",
-    "sample_given",
+    "draw_given",
     "sites",
 ]

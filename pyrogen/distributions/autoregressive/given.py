@@ -32,7 +32,7 @@ class Given(NamedTuple):
 
 
 @torch.no_grad()
-def sample_given(
+def draw_given(
     fn: Autoregressive,
     x: Tensor,
     observed: Tensor,
@@ -42,7 +42,7 @@ def sample_given(
     particles: int = 1000,
     sweeps: int = 50,
 ) -> Given:
-    """n draws for each row of x of the variables that are not observed, given those that are.
+    """`Autoregressive.sample_given`: n draws for each row of x of what is not observed, given what is.
 
         exact        observed variables come first in the order: the walk is the conditional law
         importance   walks with the observed variables held, of weight prod over them of p(x_d | x_<d), resampled

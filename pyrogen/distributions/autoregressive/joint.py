@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -14,6 +14,9 @@ from pyrogen.distributions.autoregressive.ancestral import ancestral
 from pyrogen.distributions.autoregressive.conditionals import Conditional
 from pyrogen.errors import SettingsError, ShapeError, SupportError
 from pyrogen.nn.autoregressive import Network
+
+if TYPE_CHECKING:
+    from pyrogen.distributions.autoregressive.given import Given
 
 MOST_STATES = 2**20
 """Of a joint that is listed."""
@@ -144,6 +147,15 @@ class Autoregressive(TorchDistribution):
     def _draw(self, u: Tensor, context: Tensor | None, which: int | Tensor, naive: bool) -> Tensor:
         make = self.network.naive if naive else self.network.stepper
         return ancestral(make(len(u), context, int(which)), self.conditional, u).x
+
+    def sample_given(self, x: Tensor, observed: Tensor, n: int = 1, **settings: Any) -> Given:
+        """n draws for each row of x of what is not observed, given what is; `draw_given` has the settings and errors.
+
+        Shape: x is (N, D), observed (D,) or (N, D) of bool; draws are (n, N, D).
+        """
+        from pyrogen.distributions.autoregressive.given import draw_given  # which reads this class
+
+        return draw_given(self, x, observed, n, **settings)
 
     @property
     def has_enumerate_support(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrogen.distributions.autoregressive import Autoregressive, Conditional, Given, sample_given
+from pyrogen.distributions.autoregressive import Autoregressive, Conditional, Given
 from pyrogen.distributions.autoregressive.given import Method
 from pyrogen.errors import SettingsError
 from pyrogen.models.density import Density
@@ -50,9 +50,9 @@ class AutoregressiveModel(Density):
         return self.dist(context, torch.randint(self.network.n_orders, (), device=device))
 
     def sample_given(self, x: Tensor, observed: Tensor, n: int = 1, **settings: Any) -> Given:
-        """n draws for each row of what is not observed; see `pyrogen.distributions.sample_given`."""
+        """n draws for each row of what is not observed; see `pyrogen.distributions.draw_given`."""
         x, context = self.parts(x)
-        return sample_given(self.dist(context), x, observed, n, **settings)
+        return self.dist(context).sample_given(x, observed, n, **settings)
 
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:

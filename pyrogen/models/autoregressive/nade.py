@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrogen.distributions.autoregressive import AnyOrder, Autoregressive, Conditional, Given, sample_given
+from pyrogen.distributions.autoregressive import AnyOrder, Autoregressive, Conditional, Given
 from pyrogen.distributions.autoregressive.given import check_given
 from pyrogen.models.autoregressive.base import AutoregressiveModel, conditional_for
 from pyrogen.models.contracts import refuse_unknown
@@ -128,7 +128,7 @@ class DeepNADE(AutoregressiveModel):
         """n draws for each row of what is not observed: exact, in the first order with the observed ones put first.
 
         With `method` "importance" or "gibbs", of the mixture of the model's own orders; see
-        `pyrogen.distributions.sample_given`.
+        `pyrogen.distributions.draw_given`.
         """
         if settings.get("method", "auto") not in ("auto", "exact"):
             return super().sample_given(x, observed, n, **settings)
@@ -142,7 +142,7 @@ class DeepNADE(AutoregressiveModel):
             first = torch.cat([order[mask[order]], order[~mask[order]]])
             own = None if context is None else context[rows]
             fn = Autoregressive(self.network.reordered(first), self.conditional, own)
-            found = sample_given(fn, x[rows], mask, n, method="exact")
+            found = fn.sample_given(x[rows], mask, n, method="exact")
             draws[:, rows], ess[rows], evidence[rows] = found.draws, found.ess, found.log_evidence
         return Given(draws, ess, evidence, "exact")
 

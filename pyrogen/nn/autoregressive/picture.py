@@ -104,17 +104,17 @@ class PictureStepper(Stepper):
         self.pixel[:, -1] = 1
         self._arrive()
 
+    @abstractmethod
     def begin_row(self, i: int) -> None:
         """Prepare what a whole row has in common; row i - 1 is settled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features_at(self, j: int) -> Tensor:
         """s at column j of the row, (n, S)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settle(self, j: int, pixel: Tensor) -> None:
         """The pixel at column j, (n, C E + 1), with the one; to be copied."""
-        raise NotImplementedError
 
     def _arrive(self) -> None:
         c, _, w = self.network.shape
