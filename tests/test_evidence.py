@@ -20,6 +20,8 @@ EVERY = sorted(p.relative_to(ROOT) for room in ("models", "inference") for p in 
 CHECKS = [recipe for recipe in EVERY if "kernel" in read_toml(ROOT / recipe)]
 RECIPES = [recipe for recipe in EVERY if recipe not in CHECKS]
 PREPARED = sorted(p.relative_to(ROOT) for p in ROOT.glob("models/*/prepared/*.toml"))
+ROWS = {"binarized-mnist": (784, (1, 28, 28), "binary"), "earth": (3, (1, 1, 3), "sphere")}
+ROWS["digits"] = (64, (1, 8, 8), "grey17")
 FLOORS = {"models/vae/binarized-mnist.toml": -90.0}
 
 
@@ -82,9 +84,9 @@ def test_the_number_is_above_its_floor(recipe, floor):
 def test_a_prepared_recipe_builds_and_its_card_says_that_it_was_not_run(recipe):
     prepared = Recipe.read(ROOT / recipe)
     assert prepared.evaluate.split == "test"
-    assert (prepared.data, prepared.model) == ("binarized-mnist", recipe.parts[1])
-    model = MODELS[prepared.model].build(784, (1, 28, 28), "binary", **prepared.settings)
-    assert model.width == 784
+    assert prepared.model == recipe.parts[1]
+    width, shape, support = ROWS[prepared.data]
+    assert MODELS[prepared.model].build(width, shape, support, **prepared.settings).width == width
     card = (ROOT / recipe).parent.with_name("card.md").read_text()
     assert f"| `prepared/{recipe.name}` |" in card and "| not run yet |" in card
     assert not (ROOT / recipe).with_suffix(".json").exists(), "it was run: move it up, beside its number"
@@ -114,3 +116,16 @@ def test_a_torus_flow_is_close_to_the_law_that_it_was_trained_on():
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r.parent.name == "sphere-flow"], ids=str)
 def test_densities_on_the_globe_gain_more_than_a_nat_over_the_uniform_law(recipe):
     assert result_of(recipe)["log_likelihood"]["interval"][0] > 1 - math.log(4 * math.pi)
+
+
+def posteriors_found() -> dict:
+    return json.loads((ROOT / "inference/flow-guide/posteriors.json").read_text())["posteriors"]
+
+
+@pytest.mark.parametrize("name", posteriors_found())
+def test_a_posterior_by_a_flow_guide_has_the_means_of_the_reference_and_weights_to_trust(name):
+    found = posteriors_found()[name]
+    assert found["khat"] <= 0.7 and found["largest_z"] <= 4
+    assert found["settings"]["draws"] >= 20_000
+    if "log_z_known" in found:
+        assert abs(found["log_z_error"]) <= 5 * found["log_z_stderr"] < 0.1
