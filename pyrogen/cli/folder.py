@@ -20,6 +20,8 @@ FILES = {
     "curves.png": "the training curve",
     "samples.png": "samples from the model",
     "reconstructions.png": "test rows and what the model makes of their codes",
+    "filters.png": "what the hidden units of a Boltzmann machine look for",
+    "chains.png": "Gibbs chains of a Boltzmann machine from test rows",
     "latent-map.png": "the codes of test rows in the plane",
     "posterior.nc": "posterior draws for test rows, for ArviZ",
 }
