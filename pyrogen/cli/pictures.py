@@ -113,35 +113,25 @@ def pictures(
             lambda: reconstructions(some, reconstruct(model, some, seed), data.shape)  # type: ignore[arg-type]
         ),
     )
-    for name, make in (("filters.png", _filters), ("chains.png", _chains)):
-        yield name, _or_reason(make, model, data, some, seed)
+    if isinstance(model, Energy):
+        yield "filters.png", no_picture or _or_reason(_filters, model, data)
+        yield "chains.png", no_picture or _or_reason(_chains, model, data, some, seed)
     labels = data.labels[split][mapped] if split in data.labels else None
     yield "latent-map.png", _or_reason(_map, model, x[mapped], labels)
 
 
 @torch.no_grad()
-def _filters(model: Any, data: Dataset, x: Tensor, seed: int) -> Figure | str:
-    if reason := _no_machine(model, data):
-        return reason
+def _filters(model: Any, data: Dataset) -> Figure:
     W = model.W if isinstance(model.W, Tensor) else model.W[0]
     return filters(W[: data.width], data.shape, title="columns of W, the longest first")
 
 
 @torch.no_grad()
-def _chains(model: Any, data: Dataset, x: Tensor, seed: int) -> Figure | str:
-    if reason := _no_machine(model, data):
-        return reason
+def _chains(model: Any, data: Dataset, x: Tensor, seed: int) -> Figure:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         frames = gibbs_frames(model.machine().detached(), model.filled(x[:8].to(model.machine().b)), FRAMES)
     return chain_movie(frames[..., : data.width], data.shape, times=FRAMES, title="Gibbs chains from rows: E[x | h]")
-
-
-def _no_machine(model: Any, data: Dataset) -> str:
-    if not isinstance(model, Energy):
-        return f"{type(model).__name__} is no Boltzmann machine"
-    pictured = data.shape[0] in (1, 3) and min(data.shape[1:]) > 1
-    return "" if pictured else f"{data.name} has no pictures"
 
 
 @torch.no_grad()

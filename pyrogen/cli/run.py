@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrogen import __version__
 from pyrogen.cli import toml
 from pyrogen.cli.build import build_model, check_data, load_data, objective, optimizer, schedule
-from pyrogen.cli.folder import FILES, Folder, read_result
+from pyrogen.cli.folder import FILES, OF_MACHINES, Folder, read_result
 from pyrogen.cli.pictures import pictures, png
 from pyrogen.cli.recipe import Recipe
 from pyrogen.data import Dataset
@@ -224,7 +224,8 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
         else:
             write_whole(outcome.folder / name, png(picture))
     _posterior(outcome, trained, x[evenly(len(x), POSTERIOR_ROWS)], seed)
-    result["files"] = [name for name in FILES if name not in outcome.not_made]
+    made = [name for name in OF_MACHINES if (outcome.folder / name).is_file()]
+    result["files"] = [name for name in FILES if name not in outcome.not_made] + made
     result["not_made"] = outcome.not_made
 
 
