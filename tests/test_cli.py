@@ -470,3 +470,18 @@ print([name for name in ("torch", "pyro", "numpy", "matplotlib", "arviz") if nam
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("rbm", 4), ("dbm", [4, 3])])
+def test_a_boltzmann_machine_leaves_its_filters_and_its_chains(name, hidden, tmp_path):
+    tables = {
+        "model": {"name": name, "hidden": hidden},
+        "data": {"name": "digits", "binarize": True},
+        "fit": {"epochs": 1, "batch_size": 1000},
+        "evaluate": {"method": "exact", "particles": 2} if name == "rbm" else {"particles": 2},
+    }
+    outcome = run(Recipe.of(tables, name), tmp_path / name, quiet=True)
+    for picture in ("filters.png", "chains.png"):
+        assert (tmp_path / name / picture).read_bytes().startswith(b"\x89PNG")
+        assert picture in outcome.result["files"] and picture in report(outcome)
+    assert here("check", tmp_path / name).exit_code == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyrogen.cli.folder import FILES, read_result
+from pyrogen.cli.folder import ALL, read_result
 from pyrogen.cli.saved import Saved
 from pyrogen.errors import DataError, DeviceError
 from pyrogen.inference.checkpoint import read_weights
@@ -50,6 +50,6 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
         except (DataError, DeviceError) as error:
             found["result.json"] = str(error)
     listed = result.get("files")
-    names = [name for name in FILES if name in listed] if isinstance(listed, list) and not unfinished else []
+    names = [name for name in ALL if name in listed] if isinstance(listed, list) and not unfinished else []
     lost = {name: "is missing" for name in names if not (folder / name).is_file()}
     return lost | found

@@ -24,6 +24,12 @@ FILES = {
     "latent-map.png": "the codes of test rows in the plane",
     "posterior.nc": "posterior draws for test rows, for ArviZ",
 }
+OF_MACHINES = {
+    "filters.png": "what the hidden units look for",
+    "chains.png": "Gibbs chains from test rows",
+}
+"""What a Boltzmann machine leaves besides."""
+ALL = FILES | OF_MACHINES
 """All that a run may write, in the order of its report; while it trains, there are `checkpoints` too."""
 
 PRETRAINING = "pretraining"
@@ -92,7 +98,7 @@ class Folder:
                 + "another --out, or --overwrite to replace an earlier run",
             )
         for name in there:
-            if name in FILES and (name not in ours or (self.path / name).is_dir()):
+            if name in ALL and (name not in ours or (self.path / name).is_dir()):
                 raise OutputError(
                     got=f"{self.path / name}, which is not from an earlier run",
                     need="a folder where nothing of others has to be overwritten",
@@ -126,7 +132,7 @@ def files_of(path: Path) -> list[str]:
         names = read_result(path).get("files", [])
     except DataError:
         return []
-    return [name for name in FILES if name in names] if isinstance(names, list) else []
+    return [name for name in ALL if name in names] if isinstance(names, list) else []
 
 
 def read_result(path: str | Path) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrogen.data import Dataset
-from pyrogen.diagnostics import curves, image_grid, latent_map, reconstructions
+from pyrogen.diagnostics import (
+    chain_movie,
+    curves,
+    filters,
+    gibbs_frames,
+    image_grid,
+    latent_map,
+    reconstructions,
+)
 from pyrogen.errors import PyrogenError
 from pyrogen.inference.sites import latent_sites
 from pyrogen.models import Energy, Model, Pair
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
 
 MAP_ROWS = 5000
 """More points than this hide each other."""
+FRAMES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Sweeps after which a chain is shown."""
 
 
 def png(figure: Figure) -> bytes:
@@ -103,8 +113,25 @@ def pictures(
             lambda: reconstructions(some, reconstruct(model, some, seed), data.shape)  # type: ignore[arg-type]
         ),
     )
+    if isinstance(model, Energy):
+        yield "filters.png", no_picture or _or_reason(_filters, model, data)
+        yield "chains.png", no_picture or _or_reason(_chains, model, data, some, seed)
     labels = data.labels[split][mapped] if split in data.labels else None
     yield "latent-map.png", _or_reason(_map, model, x[mapped], labels)
+
+
+@torch.no_grad()
+def _filters(model: Any, data: Dataset) -> Figure:
+    W = model.W if isinstance(model.W, Tensor) else model.W[0]
+    return filters(W[: data.width], data.shape, title="columns of W, the longest first")
+
+
+@torch.no_grad()
+def _chains(model: Any, data: Dataset, x: Tensor, seed: int) -> Figure:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        frames = gibbs_frames(model.machine().detached(), model.filled(x[:8].to(model.machine().b)), FRAMES)
+    return chain_movie(frames[..., : data.width], data.shape, times=FRAMES, title="Gibbs chains from rows: E[x | h]")
 
 
 @torch.no_grad()

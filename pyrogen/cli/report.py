@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from pyrogen.cli.folder import FILES
+from pyrogen.cli.folder import ALL
 
 if TYPE_CHECKING:
     from pyrogen.cli.run import Outcome
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def report(outcome: Outcome) -> str:
     """A finished run in a screenful."""
     folder, result = str(outcome.folder), outcome.result
-    width = max(map(len, FILES))
+    width = max(map(len, ALL))
     lines = [f"In {folder}:"]
-    lines += [f"  {name:{width}}  {what}" for name, what in FILES.items() if name not in outcome.not_made]
+    lines += [f"  {name:{width}}  {what}" for name, what in ALL.items() if name in outcome.result["files"]]
     lines += [f"  {name:{width}}  not made: {why}" for name, why in outcome.not_made.items()]
     lines += [
         "",

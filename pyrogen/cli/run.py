@@ -22,7 +22,7 @@ from torch import Tensor
 from pyrogen import __version__
 from pyrogen.cli import toml
 from pyrogen.cli.build import build_model, check_data, load_data
-from pyrogen.cli.folder import FILES, PRETRAINING, Folder, read_result
+from pyrogen.cli.folder import FILES, OF_MACHINES, PRETRAINING, Folder, read_result
 from pyrogen.cli.pictures import pictures, png
 from pyrogen.cli.recipe import Recipe
 from pyrogen.cli.train import pretrain, train
@@ -183,7 +183,8 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
         else:
             write_whole(outcome.folder / name, png(picture))
     _posterior(outcome, trained, x[evenly(len(x), POSTERIOR_ROWS)], seed)
-    result["files"] = [name for name in FILES if name not in outcome.not_made]
+    made = [name for name in OF_MACHINES if (outcome.folder / name).is_file()]
+    result["files"] = [name for name in FILES if name not in outcome.not_made] + made
     result["not_made"] = outcome.not_made
 
 

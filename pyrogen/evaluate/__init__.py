@@ -1,5 +1,6 @@
 """Numbers about trained models, each with its kind and its error."""
 
+from pyrogen.evaluate.along import log_z_along
 from pyrogen.evaluate.csl import csl
 from pyrogen.evaluate.kernels import KernelCheck, check_kernel, exact_moments
 from pyrogen.evaluate.latent import LatentReport, SiteReport, latent_report
@@ -21,5 +22,6 @@ __all__ = [
     "latent_report",
     "log_likelihood",
     "log_z",
+    "log_z_along",
     "pseudo_log_likelihood",
 ]

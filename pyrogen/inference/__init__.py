@@ -13,6 +13,7 @@ from pyrogen.inference.parallel import processes
 from pyrogen.inference.penalties import Sparsity, max_norm
 from pyrogen.inference.pretraining import greedy
 from pyrogen.inference.schedules import Cosine, Warmup
+from pyrogen.inference.trajectory import Trajectory
 from pyrogen.inference.updown import UpDown
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ParallelTempering",
     "Sparsity",
     "TensorBoard",
+    "Trajectory",
     "UpDown",
     "Warmup",
     "fit",
