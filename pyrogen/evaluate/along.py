@@ -54,5 +54,5 @@ def log_z_along(
         "seed": seed,
         "machines": len(machines),
     }
-    settings["schedule"] = "linear, then the training"
+    settings |= {"machines": len(machines), "schedule": "linear, then the training"}
     return LogZ(float(base_log_z(first, base)) + mean, "lower bound", "ais", stderr, ess, log_w.cpu(), settings)
