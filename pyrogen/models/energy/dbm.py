@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from pyrogen.distributions.boltzmann import (
-    Contrastive,
     Layer,
     Machine,
     Particles,
@@ -23,6 +22,7 @@ from pyrogen.distributions.boltzmann import (
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Energy, Pair, refuse_unknown
 from pyrogen.models.energy.doubled import Doubled
+from pyrogen.models.energy.merging import Turned, apart, merged
 from pyrogen.models.energy.normalized import Normalized
 from pyrogen.models.energy.rbm import HIDDEN, RBM, chosen, visible_units
 
@@ -115,7 +115,7 @@ class DBM(Normalized, Energy, Pair):
 
     def machine(self) -> Machine:
         """Even layers against odd ones, in natural parameters."""
-        W, b, c = _merged(dict(self.named_parameters()), len(self.b))
+        W, b, c = merged(dict(self.named_parameters()), len(self.b))
         if self.centred:
             b, c = b - W @ self.lam, c - self.mu @ W
         return Machine(self.even, self.odd, W, b, c)
@@ -176,7 +176,7 @@ class DBM(Normalized, Energy, Pair):
         """p(h) of the odd layers."""
         machine = self.machine()
         return RBMDistribution.of(
-            machine.turned(), log_z=self._known(machine), particles=_Turned(self.particles), sweeps=self.sweeps
+            machine.turned(), log_z=self._known(machine), particles=Turned(self.particles), sweeps=self.sweeps
         )
 
     def encode(self, x: Tensor) -> Layer:
@@ -214,7 +214,7 @@ class DBM(Normalized, Energy, Pair):
             return
         up, down = self.s_mean - self.mu, self.h_mean - self.lam
         for weights in (dict(self.named_parameters()), *others):
-            W, _, _ = _merged(weights, len(self.b))
+            W, _, _ = merged(weights, len(self.b))
             self._add(weights, W @ down, up @ W)
         self.mu.copy_(self.s_mean)
         self.lam.copy_(self.h_mean)
@@ -225,8 +225,8 @@ class DBM(Normalized, Energy, Pair):
         for own, new in zip((*self.W, *self.b), (*W, *biases), strict=True):
             own.copy_(new)
         weights = dict(self.named_parameters())
-        merged, _, _ = _merged(weights, len(self.b))
-        self._add(weights, merged @ self.lam, self.mu @ merged)
+        joined, _, _ = merged(weights, len(self.b))
+        self._add(weights, joined @ self.lam, self.mu @ joined)
 
     @property
     def even(self) -> Units:
@@ -303,7 +303,7 @@ class DBM(Normalized, Energy, Pair):
 
     def _bottom_up(self, x: Tensor) -> Tensor:
         """Means of the even hidden layers when each layer's input from below counts twice, at the top once."""
-        offsets, means = _apart(self.mu, self.lam, self.layers), [x]
+        offsets, means = apart(self.mu, self.lam, self.layers), [x]
         for level, W in enumerate(self.W):
             twice = 2 if level + 1 < len(self.W) else 1
             a = self.b[level + 1] + twice * (means[-1] - offsets[level]) @ W
@@ -311,45 +311,5 @@ class DBM(Normalized, Energy, Pair):
         return torch.cat(means[2::2], -1)
 
     def _add(self, weights: Mapping[str, Tensor], even: Tensor, odd: Tensor) -> None:
-        for level, change in enumerate(_apart(even, odd, self.layers)):
+        for level, change in enumerate(apart(even, odd, self.layers)):
             weights[f"b.{level}"].add_(change)
-
-
-class _Turned(Particles):
-    """The particles of a machine, for the machine with its sides exchanged; not a part of any model's state."""
-
-    def __init__(self, particles: Particles) -> None:
-        super().__init__()
-        object.__setattr__(self, "own", particles)
-
-    def log_z(self, machine: Machine, v: Tensor) -> Tensor:
-        own: Particles = vars(self)["own"]
-        turned = machine.turned()
-        with torch.no_grad():
-            rows = (
-                turned.down(v.reshape(-1, v.shape[-1]))
-                if isinstance(own, Contrastive)
-                else v.new_zeros(1, len(turned.b))
-            )
-        return own.log_z(turned, rows)
-
-
-def _merged(weights: Mapping[str, Tensor], n_layers: int) -> tuple[Tensor, Tensor, Tensor]:
-    """W of even against odd layers, zero between layers that are not neighbours, and the two biases."""
-    W, b = [weights[f"W.{k}"] for k in range(n_layers - 1)], [weights[f"b.{k}"] for k in range(n_layers)]
-
-    def block(i: int, j: int) -> Tensor:
-        if abs(i - j) != 1:
-            return b[0].new_zeros(len(b[i]), len(b[j]))
-        return W[i] if i < j else W[j].T
-
-    rows = [torch.cat([block(i, j) for j in range(1, n_layers, 2)], 1) for i in range(0, n_layers, 2)]
-    return torch.cat(rows), torch.cat(b[0::2]), torch.cat(b[1::2])
-
-
-def _apart(even: Tensor, odd: Tensor, layers: Any) -> list[Tensor]:
-    """What belongs to each layer, of numbers for the even and for the odd units."""
-    widths = [layer.width for layer in layers]
-    parts: list[Tensor] = [even] * len(widths)
-    parts[0::2], parts[1::2] = even.split(widths[0::2], -1), odd.split(widths[1::2], -1)
-    return parts
