@@ -54,10 +54,11 @@ def test_the_log_determinant_is_that_of_the_jacobian_and_the_inverse_undoes_it(n
 
 
 def test_a_linear_layer_at_each_place_is_a_convolution_of_one_place():
-    layer = stirred(AtEachPlace(LULinear(4), SHAPE))
+    inner = LULinear(4)
+    layer = stirred(AtEachPlace(inner, SHAPE))
     x = torch.randn(5, 16, dtype=torch.float64)
-    lower, upper, _ = layer.layer.factors()
-    expected = conv2d(x.reshape(5, *SHAPE), (lower @ upper)[:, :, None, None], layer.layer.bias)
+    lower, upper, _ = inner.factors()
+    expected = conv2d(x.reshape(5, *SHAPE), (lower @ upper)[:, :, None, None], inner.bias)
     torch.testing.assert_close(layer(x), expected.flatten(1))
 
 

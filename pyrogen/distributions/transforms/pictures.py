@@ -18,6 +18,8 @@ Shape = tuple[int, int, int]
 class Within(Layer):
     """A layer applied to something inside of a row; the rest stays as it is."""
 
+    layer: Layer
+
     def __init__(self, layer: Layer, width: int) -> None:
         super().__init__(width, layer.context)
         self.layer = layer
