@@ -5,8 +5,9 @@ import torch
 
 from pyrogen.distributions.boltzmann import Bernoulli, Persistent
 from pyrogen.errors import SettingsError
-from pyrogen.inference import MaximumLikelihood, Sparsity, fit, max_norm
-from pyrogen.models import RBM
+from pyrogen.inference import MaximumLikelihood, Sparsity, fit, lasso, max_norm
+from pyrogen.inference.adam import FusedAdam
+from pyrogen.models import FVBN, RBM
 from tests.oracles import bits
 
 
@@ -56,3 +57,40 @@ def test_short_columns_are_left_alone():
 def test_a_limit_that_is_no_length_is_refused(limit):
     with pytest.raises(SettingsError, match="positive length"):
         max_norm(limit, torch.optim.Adam)
+
+
+def test_lasso_finds_the_posterior_mode_under_laplace_priors():
+    source = torch.Generator().manual_seed(0)
+    x = (torch.rand(200, 4, generator=source) < 0.5).double()
+    x[:, 2] = torch.where(torch.rand(200, generator=source) < 0.9, x[:, 0], 1 - x[:, 0])
+    cost, model = 0.05, FVBN(4).double()
+    model.prepare(x)
+    sgd = lasso(cost, lambda p: torch.optim.SGD(p, lr=2.0))
+    fit(model, x, epochs=600, batch_size=200, optimizer=sgd, progress=False)
+    A, below = model.network.out.weight, torch.ones(4, 4).tril(-1).bool()
+    model.network.zero_grad()
+    (-model.log_prob(x).mean()).backward()
+    # at the mode the likelihood pulls with `cost` at each weight that is not zero, and with less at the others
+    zero = A == 0
+    torch.testing.assert_close(A.grad[~zero], -cost * A.sign()[~zero], atol=1e-5, rtol=0)
+    assert (A.grad[zero].abs() <= cost).all()
+    assert A[2, 0] > 1 and (zero & below).sum() >= 3, "some weights are needed, and not all"
+    assert model.network.out.bias.grad.abs().max() < 1e-5, "biases are free"
+
+
+def test_lasso_leaves_the_weights_of_a_step_that_was_not_taken():
+    W = torch.nn.Parameter(torch.tensor([[3.0, -0.1]]))
+    optimizer = lasso(1.0, lambda p: FusedAdam(p, 0.5))([W])
+    W.grad = torch.zeros_like(W)
+    optimizer.found_inf = torch.ones(())  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.step()
+    assert W.tolist() == [[3.0, pytest.approx(-0.1)]]
+    optimizer.found_inf = torch.zeros(())  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.step()
+    assert W.tolist() == [[2.5, 0.0]]
+
+
+@pytest.mark.parametrize("cost", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_cost_that_is_none_is_refused(cost):
+    with pytest.raises(SettingsError, match="positive number of nats"):
+        lasso(cost, torch.optim.Adam)

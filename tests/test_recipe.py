@@ -170,6 +170,16 @@ def test_a_recipe_may_ask_for_stochastic_gradient_descent():
     assert weight.tolist() == [0.5, 2.0]
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_recipe_may_ask_for_few_weights(name):
+    recipe = Recipe.of(changed(fit={"optimizer": name, "learning_rate": 0.5, "lasso": 2.0}), "r")
+    assert Recipe.of(recipe.tables(), "r") == recipe and recipe.tables()["fit"]["lasso"] == 2.0
+    weight = torch.tensor([[3.0, 0.25]], requires_grad=True)
+    weight.grad = torch.zeros(1, 2)
+    optimizer(recipe)([weight]).step()
+    assert weight.tolist() == [[2.0, 0.0]]
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -13,6 +13,8 @@ from pyrogen.cli.recipe import Recipe
 from pyrogen.data import Dataset, load
 from pyrogen.errors import DataError, PyrogenError, RecipeError, SettingsError, SupportError
 from pyrogen.inference import ELBO, IWAE, Cosine, MaximumLikelihood, Objective, UpDown, Warmup
+from pyrogen.inference.adam import FusedAdam
+from pyrogen.inference.penalties import lasso
 from pyrogen.inference.schedules import Schedule
 from pyrogen.inference.training import Optimizer
 from pyrogen.models import MODELS, Model
@@ -97,9 +99,15 @@ def objective(recipe: Recipe) -> Objective:
 
 def optimizer(recipe: Recipe) -> Optimizer | None:
     """Another optimiser than Adam, which is `fit`'s own."""
-    if recipe.fit.optimizer == "adam":
+    table = recipe.fit
+    if table.optimizer == "adam" and table.lasso is None:
         return None
-    return functools.partial(torch.optim.SGD, lr=recipe.fit.learning_rate)
+    rate = table.learning_rate
+    if table.optimizer == "adam":
+        made: Optimizer = functools.partial(FusedAdam, learning_rate=rate)
+    else:
+        made = functools.partial(torch.optim.SGD, lr=rate)
+    return made if table.lasso is None else lasso(table.lasso, made)
 
 
 def schedule(recipe: Recipe, rows: int, epochs: int | None = None) -> Schedule | None:

@@ -66,6 +66,7 @@ class FitTable:
     batch_size: int = _setting(100, least=1, most=_MANY)
     learning_rate: float = _setting(1e-3, above=0.0)
     optimizer: str = _setting("adam", choices=("adam", "sgd"), silent=True)
+    lasso: float | None = _setting(None, above=0.0)  # nats per row for each unit of a weight
     schedule: str = _setting("constant", choices=("constant", "cosine"))
     hold: float = _setting(0.0, least=0.0, below=1.0)  # part of the steps before the cosine sets in
     clip: float | None = _setting(None, above=0.0)  # largest norm of the gradient

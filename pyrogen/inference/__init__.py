@@ -10,7 +10,7 @@ from pyrogen.inference.likelihood import MaximumLikelihood
 from pyrogen.inference.mcmc import MCMC
 from pyrogen.inference.objectives import ELBO, IWAE, Objective
 from pyrogen.inference.parallel import processes
-from pyrogen.inference.penalties import Sparsity, max_norm
+from pyrogen.inference.penalties import Sparsity, lasso, max_norm
 from pyrogen.inference.pretraining import greedy
 from pyrogen.inference.schedules import Cosine, Warmup
 from pyrogen.inference.trajectory import Trajectory
@@ -38,6 +38,7 @@ __all__ = [
     "Warmup",
     "fit",
     "greedy",
+    "lasso",
     "max_norm",
     "processes",
     "sample_given",
