@@ -414,6 +414,7 @@ WHOLE_WAY = {  # the smallest recipe of each model: settings, data, options; dig
     "nsf": ({"layers": 2, "bins": 3, **SMALL}, "warped-mixture", {}),
     "dequantized-flow": ({"layers": 2, **SMALL}, "digits", {"binarize": False}),
     "sphere-flow": ({"layers": 2, **SMALL}, "earth", {"events": "volcano"}),
+    "kernel-density": ({"points": 20, "scales": 2}, "earth", {"events": "volcano"}),
     "torus-flow": ({"layers": 2, **SMALL}, "torus", {}),
 }
 

@@ -119,7 +119,7 @@ class DeepNADE(AutoregressiveModel):
         )
         super().__init__(network, conditional)
 
-    def _scored(self, context: Tensor | None) -> TorchDistribution:
+    def observed(self, context: Tensor | None) -> TorchDistribution:
         if not self.training:
             return self.dist(context)
         return AnyOrder(self.network, self.conditional, context)
