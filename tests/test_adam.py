@@ -62,3 +62,15 @@ def test_found_inf_holds_everything_as_in_torch():
     for key in ("step", "exp_avg", "exp_avg_sq"):
         assert torch.equal(short.state[ours][key], long.state[theirs][key])
     assert short.state[ours]["step"] == 3
+
+
+def test_hooks_run_once_a_step_whatever_was_made_before():
+    torch.optim.Adam([torch.zeros(1)])  # from here on, torch's own step runs hooks by itself
+    weight = torch.ones(2, requires_grad=True)
+    adam, steps = FusedAdam([weight], 0.1), []
+    adam.register_step_post_hook(lambda *_: steps.append("after"))
+    adam.register_step_pre_hook(lambda *_: steps.append("before"))
+    for _ in range(3):
+        weight.grad = torch.ones(2)
+        adam.step()
+    assert steps == ["before", "after"] * 3

@@ -28,7 +28,7 @@ class FusedAdam(torch.optim.Adam):
         gradients = [p.grad for p in parameters if p.grad is not None]
         states = [self.state[p] for p in parameters] if len(self.state) == len(parameters) else []
         if closure is not None or not _is_plain(self.param_groups, gradients, states):
-            return super().step(closure)
+            return _unhooked(torch.optim.Adam.step)(self, closure)
         steps, found_inf = [state["step"] for state in states], getattr(self, "found_inf", None)
         with torch.no_grad():
             one = self._one if found_inf is None else torch.rsub(found_inf, 1)
@@ -50,6 +50,11 @@ class FusedAdam(torch.optim.Adam):
                 maximize=group["maximize"],
                 found_inf=found_inf,
             )
+
+
+def _unhooked(step: Any) -> Any:
+    """A class's `step` without the hooks that torch puts around it as its first object is made, and around ours too."""
+    return step.__wrapped__ if getattr(step, "hooked", False) else step
 
 
 def _is_plain(groups: list[dict[str, Any]], gradients: list[Tensor], states: list[Any]) -> bool:
