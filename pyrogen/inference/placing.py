@@ -36,7 +36,8 @@ class Rows:
         return self.rows.shape[0]
 
     def __getitem__(self, which: slice | Tensor) -> Tensor:
-        picked = self.rows[which]
+        # on a CPU index_select takes a third of the time of indexing
+        picked = self.rows[which] if isinstance(which, slice) else self.rows.index_select(0, which)
         if self.resident:
             return picked
         if self.device.type == "cuda" and self.home.type == "cpu":
