@@ -143,6 +143,15 @@ def test_early_stopping_keeps_the_best_weights():
     assert exact(model, rows(400)[300:]) == pytest.approx(max(result.history["valid"]), abs=2e-5)
 
 
+def test_of_estimates_the_last_weights_are_kept_and_not_the_luckiest(monkeypatch):
+    monkeypatch.setattr(likelihood, "LISTED", 0)
+    x, other = rows(60), rows(400)[300:]
+    model = rbm()
+    valid = trained(model, x, epochs=60, learning_rate=0.3, validation=other).history["valid"]
+    assert max(valid) - valid[-1] > 0.06
+    assert exact(model, other) == pytest.approx(valid[-1], abs=0.02)
+
+
 @pytest.mark.parametrize("mode", ["graph", "inductor"])
 def test_a_compiled_mode_falls_back_and_says_why(mode):
     with pytest.warns(UserWarning, match="falls back to 'eager': particles move"):

@@ -59,6 +59,9 @@ class Conditional(MaximumLikelihood):
     def describe(self, model: Any) -> str:
         return "log p(y | x), exact"
 
+    def comparable(self, model: Any) -> bool:
+        return True
+
 
 def _log_class(machine: ClassRBM, rows: Tensor) -> Tensor:
     x, y = machine.split(rows)

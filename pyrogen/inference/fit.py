@@ -97,7 +97,8 @@ def fit(
         average: decay per step of an exponential average of the weights, which is what validation
             scores and what the model holds afterwards; None for the weights themselves.
         validation: rows whose bound is taken after each epoch, with the same noise each time; the
-            model ends with the weights of the best epoch (its buffers, such as BatchNorm's, are those of the last).
+            model ends with the weights of the best epoch (its buffers, such as BatchNorm's, are those of the last);
+            with those of the last if the objective calls its scores not `comparable`.
         patience: stop after this many epochs without a better validation bound.
         seed: of the order of the rows and of all noise; the global random state is left as it was.
         device: "auto" takes a GPU when there is one.

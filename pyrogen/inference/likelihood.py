@@ -43,7 +43,8 @@ class MaximumLikelihood(Objective):
 
     The history has log p(x) per row, not what a step can see: after each epoch log Z is summed over all states where
     the smaller layer has at most 2^16 of them, and is estimated by annealed importance sampling otherwise, which is on
-    average too small, and the likelihood too high. `describe` says which; so do the settings of a `Fit`.
+    average too small, and the likelihood too high. `describe` says which; so do the settings of a `Fit`. Of estimates the
+    best is the luckiest: then the model ends with the weights of the last epoch, and not of the best one.
 
     Args:
         penalty: adds a cost to the loss of a step, from the machine, the rows v and their hidden input a, for example
@@ -118,6 +119,9 @@ class MaximumLikelihood(Objective):
         if can_enumerate(energy.machine(), LISTED):
             return f"{name}, exact"
         return f"{name}, an estimate: log Z by annealing {self.chains} chains at {self.temperatures} temperatures"
+
+    def comparable(self, model: Any) -> bool:
+        return can_enumerate(_energy(model).machine(), LISTED)
 
     def after_epoch(self, training: Training) -> None:
         """Move the offsets of a centred model, and what is kept of its weights with them."""

@@ -83,6 +83,10 @@ class Objective(ABC):
         """What the numbers of the history are."""
         return "a bound on log p(x)"
 
+    def comparable(self, model: Any) -> bool:
+        """Whether the scores of two epochs say which is better; not if each has an error of its own."""
+        return True
+
     def after_epoch(self, training: Training) -> None:
         """Told in all processes after each epoch, when buffers are the same in all, and before anything is scored."""
         return None

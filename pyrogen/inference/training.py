@@ -201,7 +201,8 @@ class Training:
         self.history["valid"].append(score)
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
-            self.best = [p.detach().clone() for p in self.parameters]
+            if self.objective.comparable(self.programs.model):
+                self.best = [p.detach().clone() for p in self.parameters]
         self._swap()
 
     @torch.no_grad()

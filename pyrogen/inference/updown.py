@@ -73,6 +73,9 @@ class UpDown(MaximumLikelihood):
     def describe(self, model: Any) -> str:
         return f"a bound on log p(x) from a draw per row; of the top {super().describe(_network(model).top)}"
 
+    def comparable(self, model: Any) -> bool:
+        return super().comparable(_network(model).top)
+
     def after_epoch(self, training: Training) -> None:
         """Move the offsets of the top, and what is kept of its weights with them."""
         network = _network(training.programs.model)
