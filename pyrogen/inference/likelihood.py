@@ -43,8 +43,8 @@ class MaximumLikelihood(Objective):
 
     The history has log p(x) per row, not what a step can see: after each epoch log Z is summed over all states where
     the smaller layer has at most 2^16 of them, and is estimated by annealed importance sampling otherwise, which is on
-    average too small, and the likelihood too high. `describe` says which; so do the settings of a `Fit`. Of estimates the
-    best is the luckiest: then the model ends with the weights of the last epoch, and not of the best one.
+    average too small, and the likelihood too high. `describe` says which; so do the settings of a `Fit`. The best of
+    estimates is the luckiest, so the model ends with the weights of the last epoch then, and not of the best.
 
     Args:
         penalty: adds a cost to the loss of a step, from the machine, the rows v and their hidden input a, for example
