@@ -71,6 +71,8 @@ def test_tempering_starts_at_the_rates_of_the_data(tmp_path):
     assert check.passed and len(check.report["betas"]) == 3
     # after so few steps the machine is nearly its base: nothing is rejected
     assert min(check.report["swap_rates"]) > 0.8
+    assert (tmp_path / "out" / "ladder.png").read_bytes().startswith(b"\x89PNG")
+    run_check(KernelRecipe.of(tables, "here"), tmp_path / "out", device="cpu", overwrite=True)
 
 
 def test_the_command_runs_it_and_fails_where_the_kernel_does(tmp_path, monkeypatch):

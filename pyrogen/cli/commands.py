@@ -165,6 +165,12 @@ def sample(
     folder: Run,
     n: Annotated[int, typer.Option("-n", "--number", min=1, max=1_000_000, help="How many.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    kernel: Annotated[
+        str | None, typer.Option(help="Of an undirected model: block-gibbs or parallel-tempering.", show_default=False)
+    ] = None,
+    sweeps: Annotated[
+        int | None, typer.Option(min=1, help="Of the kernel, 1000 by default.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A .png or .npz; DIR/samples-SEED.png by default.", show_default=False),
@@ -178,7 +184,7 @@ def sample(
     from pyrogen.cli.samples import write_samples
     from pyrogen.cli.saved import Saved
 
-    write_samples(Saved.open(folder, device), n, seed, path)
+    write_samples(Saved.open(folder, device), n, seed, path, kernel, sweeps)
     print(f"{path}: {n} samples, seed {seed}")
 
 

@@ -27,6 +27,8 @@ FILES = {
 OF_MACHINES = {
     "filters.png": "what the hidden units look for",
     "chains.png": "Gibbs chains from test rows",
+    "annealing.png": "the weights of the chains that log Z is from",
+    "ladder.png": "how often neighbours on the ladder of parallel tempering swap",
 }
 """What a Boltzmann machine leaves besides."""
 ALL = FILES | OF_MACHINES

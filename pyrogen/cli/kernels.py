@@ -26,9 +26,11 @@ from torch import Tensor
 
 from pyrogen.cli import toml
 from pyrogen.cli.folder import Folder
+from pyrogen.cli.pictures import png
 from pyrogen.cli.recipe import read_toml
 from pyrogen.cli.run import versions, write_json
 from pyrogen.data import Dataset, load
+from pyrogen.diagnostics import tempering_ladder
 from pyrogen.distributions.boltzmann import Bernoulli, Machine, log_partition
 from pyrogen.errors import PyrogenError, RecipeError, SettingsError
 from pyrogen.evaluate import KernelCheck, check_kernel
@@ -137,6 +139,9 @@ def run_check(
     write_whole(folder.path / "recipe.toml", toml.dumps(recipe.tables()).encode())
     likelihood = {"train": _log_likelihood(machine, train), "test": _log_likelihood(machine, test)}
     result = _result(recipe, data, check, likelihood, target)
+    if "swap_rates" in check.report:
+        write_whole(folder.path / "ladder.png", png(tempering_ladder(check.report)))
+        result["files"].append("ladder.png")
     write_json(folder.path / "result.json", result | {"seconds": time.perf_counter() - start})
     return check
 

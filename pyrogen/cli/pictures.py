@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import (
+    annealing_weights,
     chain_movie,
     curves,
     filters,
@@ -22,6 +23,7 @@ from pyrogen.diagnostics import (
     reconstructions,
 )
 from pyrogen.errors import PyrogenError
+from pyrogen.evaluate import Bracket, LogZ
 from pyrogen.inference.sites import latent_sites
 from pyrogen.models import Energy, Model, Pair
 from pyrogen.ops import evenly
@@ -118,6 +120,17 @@ def pictures(
         yield "chains.png", no_picture or _or_reason(_chains, model, data, some, seed)
     labels = data.labels[split][mapped] if split in data.labels else None
     yield "latent-map.png", _or_reason(_map, model, x[mapped], labels)
+
+
+def annealing(log_z: LogZ | Bracket) -> Figure:
+    """The weights of annealing, and beside them those of its reverse."""
+    from matplotlib.figure import Figure as Blank
+
+    ends = [log_z.below, log_z.above] if isinstance(log_z, Bracket) else [log_z]
+    figure = Blank(figsize=(6.0 * len(ends), 3.5), layout="constrained")
+    for ax, end in zip(figure.subplots(1, len(ends), squeeze=False)[0], ends, strict=True):
+        annealing_weights(end, ax=ax)
+    return figure
 
 
 @torch.no_grad()

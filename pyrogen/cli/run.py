@@ -23,7 +23,7 @@ from pyrogen import __version__
 from pyrogen.cli import toml
 from pyrogen.cli.build import build_model, check_data, load_data
 from pyrogen.cli.folder import FILES, OF_MACHINES, PRETRAINING, Folder, read_result
-from pyrogen.cli.pictures import pictures, png
+from pyrogen.cli.pictures import annealing, pictures, png
 from pyrogen.cli.recipe import Recipe
 from pyrogen.cli.train import pretrain, train
 from pyrogen.data import Dataset
@@ -182,6 +182,8 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
             outcome.not_made[name] = picture
         else:
             write_whole(outcome.folder / name, png(picture))
+    if number.log_z is not None and number.method != "exact":
+        write_whole(outcome.folder / "annealing.png", png(annealing(number.log_z)))
     _posterior(outcome, trained, x[evenly(len(x), POSTERIOR_ROWS)], seed)
     made = [name for name in OF_MACHINES if (outcome.folder / name).is_file()]
     result["files"] = [name for name in FILES if name not in outcome.not_made] + made

@@ -1,0 +1,85 @@
+"""The command line on Boltzmann machines: draws by a kernel of one's choice, and what annealing leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pyrogen.cli import app
+from pyrogen.cli.recipe import Recipe
+from pyrogen.cli.run import run
+from pyrogen.cli.saved import Saved
+from pyrogen.evaluate.kernels import exact_moments
+
+TABLES = {
+    "model": {"name": "rbm", "hidden": 3},
+    "data": {"name": "digits", "binarize": True},
+    "fit": {"epochs": 5, "batch_size": 500},
+    "evaluate": {"method": "bracket", "chains": 20, "steps": 10},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("machines") / "rbm"
+    run(Recipe.of(TABLES, "rbm"), path, quiet=True, device="cpu")
+    return path
+
+
+def here(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def arrays(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("kernel", ["block-gibbs", "parallel-tempering"])
+def test_draws_by_a_kernel_have_the_machines_means(kernel, folder, tmp_path):
+    """64 means of x, and of E[x | h], from 1500 chains: |z| < 6, 2e-7 for both."""
+    out = tmp_path / "draws.npz"
+    done = here("sample", folder, "--kernel", kernel, "--sweeps", 60, "-n", 1500, "--out", out, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    exact = exact_moments(Saved.open(folder, "cpu").model.machine().detached()).v.double().numpy()
+    drawn = arrays(out)
+    assert drawn["x"].shape == drawn["mean"].shape == (1500, 64) and set(np.unique(drawn["x"])) == {0, 1}
+    scale = np.sqrt(exact * (1 - exact) / 1500)
+    assert np.abs((drawn["x"].mean(0) - exact) / scale).max() < 6
+    assert np.abs((drawn["mean"].mean(0) - exact) / scale).max() < 6
+
+
+def test_the_same_seed_draws_the_same_by_a_kernel(folder, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        done = here(
+            "sample", folder, "--kernel", "block-gibbs", "--seed", seed, "-n", 9, "-o", tmp_path / f"{name}.npz"
+        )
+        assert done.exit_code == 0, done.output
+    a, b, c = (arrays(tmp_path / f"{name}.npz")["x"] for name in "abc")
+    assert (a == b).all() and (a != c).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--kernel", "gibs"), "'block-gibbs'"),
+        (("--sweeps", 5), "--kernel block-gibbs"),
+    ],
+)
+def test_a_kernel_that_cannot_be_is_refused_in_words(options, words, folder, tmp_path):
+    done = here("sample", folder, *options, "--out", tmp_path / "x.npz")
+    assert done.exit_code == 2 and words in done.output and not (tmp_path / "x.npz").exists()
+
+
+def test_a_model_without_a_machine_has_no_kernel(tmp_path):
+    tables = {"model": {"name": "vae", "latent": 2, "hidden": [5]}, "data": TABLES["data"], "fit": {"epochs": 1}}
+    run(Recipe.of(tables | {"evaluate": {"particles": 2}}, "vae"), tmp_path / "vae", quiet=True, device="cpu")
+    done = here("sample", tmp_path / "vae", "--kernel", "block-gibbs")
+    assert done.exit_code == 2 and "an undirected model" in " ".join(done.output.split())
+
+
+def test_annealing_leaves_a_picture_of_its_weights(folder):
+    assert (folder / "annealing.png").read_bytes().startswith(b"\x89PNG")
+    assert "annealing.png" in Saved.open(folder, "cpu").result["files"]
+    assert here("check", folder).exit_code == 0
