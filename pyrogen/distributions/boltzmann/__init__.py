@@ -2,9 +2,7 @@
 
 from pyrogen.distributions.boltzmann.annealing import (
     annealed,
-    annealed_along,
     annealed_back,
-    annealed_back_along,
     base_log_z,
     raised,
 )
@@ -29,6 +27,7 @@ from pyrogen.distributions.boltzmann.schedules import check_ladder, linear, thre
 from pyrogen.distributions.boltzmann.sequential import adaptive, sequential
 from pyrogen.distributions.boltzmann.stack import Stack, stacked
 from pyrogen.distributions.boltzmann.starts import exact_draws, long_draws, tempered_draws
+from pyrogen.distributions.boltzmann.trajectory import annealed_along, annealed_back_along
 from pyrogen.distributions.boltzmann.units import Units
 
 __all__ = [

@@ -8,7 +8,7 @@ T_k is the block sweep at beta_k, which is reversible with respect to f_k. Betwe
 serves both energies and the next draw of h, so that a temperature costs two matrix products.
 
 Source: Neal 2001; Salakhutdinov and Murray 2008; Grosse, Ghahramani and Adams 2015, arXiv:1511.02543 (the reverse);
-Burda, Grosse and Salakhutdinov 2015, arXiv:1412.8566 (RAISE); Bereux et al. 2024, arXiv:2405.15376 (the trajectory).
+Burda, Grosse and Salakhutdinov 2015, arXiv:1412.8566 (RAISE).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def annealed(
     for low, high in pairwise(path.betas):
         log_w += path.change(v, x, low, high)
         v, x = path.move(x, high, generator)
-    return _finite(log_w), v
+    return finite(log_w), v
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def annealed_back(
     """
     path = Path(machine, base, betas, sweeps)
     check_chains(len(v))
-    return _finite(_down(path, path.checked(v), generator))
+    return finite(_down(path, path.checked(v), generator))
 
 
 @torch.no_grad()
@@ -131,62 +131,7 @@ def raised(
     for rows in path.checked(v).split(max(1, at_once // chains)):
         log_w = _down(path, rows.repeat_interleave(chains, 0), generator).view(len(rows), chains)
         parts.append(log_w - machine.free_energy(rows).double()[:, None])
-    return _finite(torch.cat(parts) - base_log_z(machine, path.a))
-
-
-@torch.no_grad()
-def annealed_along(
-    machines: Sequence[Machine],
-    base: Tensor,
-    betas: Sequence[float],
-    chains: int = 100,
-    generator: Generator | None = None,
-    *,
-    sweeps: int = 1,
-) -> tuple[Tensor, Tensor]:
-    """Up to the first machine by temperatures, then along the list, as its training went.
-
-        log w += F_m-1(v) - F_m(v),   v ~ T_m(. | v)
-
-    E[w] = Z_M / Z_0. A trajectory crosses no first-order transition where temperatures do. The energies are
-    in the precision of the machines, which in float32 costs about 3e-5 sqrt(M) nats at 784 x 500.
-
-    Raises:
-        SettingsError: as `annealed`; or no machine.
-        ShapeError: machines over different layers.
-        NonFiniteError: as `annealed`.
-    """
-    _check_same(machines)
-    log_w, v = annealed(machines[0], base, betas, chains, generator, sweeps=sweeps)
-    for earlier, later in pairwise(machines):
-        log_w += (earlier.free_energy(v) - later.free_energy(v)).double()
-        v = later.sweep(v, sweeps, generator)
-    return _finite(log_w), v
-
-
-@torch.no_grad()
-def annealed_back_along(
-    machines: Sequence[Machine],
-    base: Tensor,
-    betas: Sequence[float],
-    v: Tensor,
-    generator: Generator | None = None,
-    *,
-    sweeps: int = 1,
-) -> Tensor:
-    """The reverse of `annealed_along`, from exact draws v, (chains, V), of the last machine: E[w] = Z_0 / Z_M.
-
-    Raises:
-        SettingsError: as `annealed`; or no machine.
-        ShapeError: machines over different layers.
-        NonFiniteError: as `annealed`.
-    """
-    _check_same(machines)
-    log_w = torch.zeros(len(v), dtype=torch.float64, device=v.device)
-    for later, earlier in pairwise(reversed(machines)):
-        v = later.sweep(v, sweeps, generator)
-        log_w += (later.free_energy(v) - earlier.free_energy(v)).double()
-    return _finite(log_w + annealed_back(machines[0], base, betas, v, generator, sweeps=sweeps))
+    return finite(torch.cat(parts) - base_log_z(machine, path.a))
 
 
 class Path:
@@ -306,15 +251,8 @@ def _most_input(machine: Machine) -> float:
     return float("inf")
 
 
-def _check_same(machines: Sequence[Machine]) -> None:
-    if not machines:
-        raise SettingsError(got="a path of no machines", need="at least one", fix="machines saved during training")
-    shapes = {tuple(machine.W.shape) for machine in machines}
-    if len(shapes) > 1:
-        raise ShapeError(got=f"machines of shapes {sorted(shapes)}", need="one shape", fix="machines of one training")
-
-
-def _finite(log_w: Tensor) -> Tensor:
+def finite(log_w: Tensor) -> Tensor:
+    """The weights, refused where one is NaN or infinite."""
     bad = int((~log_w.isfinite()).sum())
     if bad:
         raise NonFiniteError(
