@@ -21,7 +21,7 @@ from pyrogen.distributions.boltzmann import (
 )
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Energy, Pair, refuse_unknown
-from pyrogen.models.energy.doubled import Doubled
+from pyrogen.models.energy.doubled import Doubled, composed
 from pyrogen.models.energy.merging import Turned, apart, merged
 from pyrogen.models.energy.normalized import Normalized
 from pyrogen.models.energy.rbm import HIDDEN, RBM, chosen, visible_units
@@ -252,15 +252,8 @@ class DBM(Normalized, Energy, Pair):
 
     @torch.no_grad()
     def adopt(self, parts: Sequence[Doubled]) -> None:
-        """Take the weights of all parts, those in the middle halved, and of each layer the mean of its two biases."""
-        last = len(parts) - 1
-        halves = [1.0 if level in (0, last) else 0.5 for level in range(last + 1)]
-        machines = [part.machine() for part in parts]
-        below = [machine.b[: part.visible.width] for machine, part in zip(machines, parts, strict=True)]
-        above = [machine.c[: part.hidden.width] for machine, part in zip(machines, parts, strict=True)]
-        middle = [(c + b) / 2 for c, b in zip(above, below[1:], strict=False)]
-        W = [half * part.W for half, part in zip(halves, parts, strict=True)]
-        self.set_natural(W, [below[0], *middle, above[-1]])
+        """Take the weights and biases that the parts make together."""
+        self.set_natural(*composed(parts))
 
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:

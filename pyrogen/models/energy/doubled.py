@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,3 +69,14 @@ class Doubled(RBM):
     def up(self, x: Tensor) -> Tensor:
         """Draws of one copy of the hidden layer given the rows, (N, H): what the next pair is trained on."""
         return self.hidden.sample(self.machine().hidden_input(self.filled(x))[:, : self.hidden.width])
+
+
+def composed(parts: Sequence[Doubled]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of the deep machine: those of the parts, in the middle halved, and means of the two biases."""
+    last = len(parts) - 1
+    machines = [part.machine() for part in parts]
+    below = [machine.b[: part.visible.width] for machine, part in zip(machines, parts, strict=True)]
+    above = [machine.c[: part.hidden.width] for machine, part in zip(machines, parts, strict=True)]
+    middle = [(c + b) / 2 for c, b in zip(above, below[1:], strict=False)]
+    W = [part.W if level in (0, last) else part.W / 2 for level, part in enumerate(parts)]
+    return W, [below[0], *middle, above[-1]]
