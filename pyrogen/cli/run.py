@@ -29,7 +29,7 @@ from pyrogen.cli.train import pretrain, train
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
 from pyrogen.errors import OutputError, PyrogenError
-from pyrogen.evaluate import LogLikelihood, latent_report, log_likelihood
+from pyrogen.evaluate import Bracket, LogLikelihood, latent_report, log_likelihood
 from pyrogen.inference import Fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.inference.checkpoints import Checkpoints
@@ -182,7 +182,7 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
             outcome.not_made[name] = picture
         else:
             write_whole(outcome.folder / name, png(picture))
-    if number.log_z is not None and number.method != "exact":
+    if isinstance(number.log_z, Bracket) or (number.log_z is not None and number.log_z.log_weights is not None):
         write_whole(outcome.folder / "annealing.png", png(annealing(number.log_z)))
     _posterior(outcome, trained, x[evenly(len(x), POSTERIOR_ROWS)], seed)
     made = [name for name in OF_MACHINES if (outcome.folder / name).is_file()]
