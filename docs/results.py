@@ -49,7 +49,7 @@ def table() -> str:
 def _mean(number: dict) -> str:
     if "bracket" not in number:
         return f"{number['mean']:.2f}"
-    low, high = number["bracket"]
+    low, high = sorted(number["bracket"])
     return f"[{low:.2f}, {high:.2f}]"
 
 

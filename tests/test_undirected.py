@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from pyrogen.cli.report import number
 from pyrogen.distributions.boltzmann import Bernoulli
 from pyrogen.errors import SettingsError
 from pyrogen.evaluate import Bracket, log_likelihood
@@ -50,6 +53,17 @@ def test_the_interval_of_a_bracket_reaches_from_end_to_end():
     assert low - 0.1 < truth < high - 1 and found.interval[0] < low < high < found.interval[1]
     assert "in [" in str(found) and "nats wide" in str(found)
     assert found.summary()["bracket"] == [low, high]
+
+
+def test_ends_that_cross_by_their_noise_are_printed_in_order():
+    machine, base = trap()
+    found = log_likelihood(machine, torch.ones(4, 30, dtype=torch.float64), method="bracket", base=base, steps=100)
+    assert isinstance(found.log_z, Bracket)
+    ends = replace(found.log_z, above=replace(found.log_z.above, value=found.log_z.below.value - 1))
+    crossed = replace(found, log_z=ends)
+    low, high = found.mean, found.mean + 1
+    assert f"[{low:.2f}, {high:.2f}]" in str(crossed)
+    assert f"[{low:.3f}, {high:.3f}]" in number(crossed.summary())
 
 
 def test_a_machine_that_cannot_be_listed_is_reported_as_a_bracket():

@@ -41,7 +41,7 @@ def number(found: dict[str, Any]) -> str:
     """A log-likelihood with its kind and both errors."""
     sign = {"exact": "=", "lower bound": ">=", "upper bound": "<="}.get(found["kind"], "~")
     if "bracket" in found:
-        low, high = found["bracket"]
+        low, high = sorted(found["bracket"])
         return (
             f"log p(x) in [{low:.3f}, {high:.3f}] +- {found['stderr']:.3f} nats per row (by annealing back and forth, "
             f"{found['n']:,} rows, Monte-Carlo error {found['mc_stderr']:.3f})"

@@ -72,7 +72,7 @@ class LogLikelihood:
 
     def __str__(self) -> str:
         if isinstance(self.log_z, Bracket):
-            low, high = self.bracket
+            low, high = sorted(self.bracket)
             return (
                 f"log p(x) in [{low:.2f}, {high:.2f}] +- {self.stderr:.2f} nats per row (reverse AIS and AIS, "
                 f"{self.n} rows, Monte-Carlo error {self.mc_stderr:.3f})\n{self.log_z}"
