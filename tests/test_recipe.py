@@ -8,7 +8,8 @@ import torch
 
 from pyrogen.cli import toml
 from pyrogen.cli.build import build_model, check_data, load_data, objective, optimizer, schedule
-from pyrogen.cli.recipe import EvaluateTable, FitTable, ObjectiveTable, Recipe
+from pyrogen.cli.recipe import Recipe
+from pyrogen.cli.tables import EvaluateTable, FitTable, ObjectiveTable
 from pyrogen.data import load
 from pyrogen.errors import DataError, PyrogenError, RecipeError, SupportError
 from pyrogen.inference import ELBO, IWAE, Cosine, Warmup
