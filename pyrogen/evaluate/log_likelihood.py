@@ -37,7 +37,7 @@ def log_likelihood(
 ) -> LogLikelihood:
     """log p(x) per row under a trained model.
 
-        exact   log p(x_n), of an Explicit model, or of an Energy one of which a layer can be listed
+        exact   log p(x_n), of an Explicit model, of a Chain of few bits, or of an Energy whose log Z can be summed
         iwae    log 1/K sum_k p(x_n, z_k) / q(z_k | x_n),  z_k ~ q: a lower bound in expectation, tight as K grows
         elbo    1/K sum_k log p(x_n, z_k) / q(z_k | x_n): the looser bound that training maximises
         csl     log 1/K sum_k P(x_n | x~_k), x~_k from the chains of a Chain: conservative, see `evaluate.csl`
@@ -137,7 +137,7 @@ def _normalized(model: DBM | DBN, x: Tensor, seed: int, annealing: dict[str, Any
 
 
 def _exact(model: Any, x: Tensor, chunk: int) -> LogLikelihood:
-    if not isinstance(model, Explicit):
+    if not isinstance(model, Explicit | Chain):
         raise SettingsError(
             got=f"method='exact' for {type(model).__name__}", need="a model with an exact log_prob", fix="method='iwae'"
         )

@@ -61,13 +61,15 @@ def lasso(
 ) -> Callable[[Iterable[Tensor]], torch.optim.Optimizer]:
     """An optimiser for `fit(optimizer=...)` that pays `cost` nats per row for each unit of the weights in matrices.
 
-        step, then   w <- w - clamp(w, -e, e),   e = cost * learning rate
+        step, then   w <- w - clamp(w, -e, e),   e = cost * learning rate * s
 
-    With SGD that is proximal gradient ascent of the bound - cost * sum |w|, the maximum a posteriori under Laplace
-    priors of scale 1 / (cost * rows); weights that the data do not ask for are exactly zero. With Adam the cost of a
-    weight is in units of its gradient's root mean square. Vectors, such as biases, are free.
+    s is how far the optimiser goes for a gradient of 1: 1 with SGD, 1 / (sqrt(v) + eps) with Adam, where v is its mean
+    square of the weight's gradient. That is proximal gradient ascent of the bound - cost * sum |w|, with Adam in Adam's
+    own metric: the maximum a posteriori under Laplace priors of scale 1 / (cost * rows), whichever the optimiser.
+    Weights that the data do not ask for are exactly zero. Vectors, such as biases, are free.
 
-    Source: Daubechies, Defrise and De Mol 2004, arXiv:math/0307152; Langford, Li and Zhang 2009, for stochastic steps.
+    Source: Daubechies, Defrise and De Mol 2004, arXiv:math/0307152; Langford, Li and Zhang 2009, for stochastic steps;
+    Duchi, Hazan and Singer 2011, section 5, for metrics that are diagonal.
 
     Raises:
         SettingsError: a cost that is not positive.
@@ -87,6 +89,17 @@ def lasso(
             most = cost * group["lr"] if found is None else cost * group["lr"] * (1 - found)
             for parameter in group["params"]:
                 if parameter.dim() == 2:
-                    parameter.sub_(parameter.clamp(-most, most))
+                    e = most * _reach(group, made.state.get(parameter, {}))
+                    parameter.sub_(parameter.clamp(-e, e))
 
     return make
+
+
+def _reach(group: dict[str, Any], state: dict[str, Any]) -> Tensor | float:
+    """How far a step goes for a gradient of 1, in units of the learning rate; for each weight, if they differ in it."""
+    v = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
+    if v is None:
+        return 1.0
+    # v started at 0, and Adam divides by what it has seen; nothing, if all steps so far were not taken
+    seen = torch.as_tensor(1 - group["betas"][1] ** state["step"]).clamp(min=1e-30)
+    return (v / seen).sqrt_().add_(group["eps"]).reciprocal_()

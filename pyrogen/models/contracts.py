@@ -179,6 +179,10 @@ class Chain(Trainable, ABC):
         """log P(x | x~) of all pairs, (N, D) and (n, D) to (N, n)."""
 
     @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), (N,), exact; SettingsError where there are too many states to list."""
+
+    @abstractmethod
     def sample(self, n: int) -> Tensor:
         """n rows, each from a chain of its own, (n, D)."""
 

@@ -37,7 +37,7 @@ class GSN(Chain):
         p = p T,           T(x, x') = sum_x~ C(x~ | x) P(x' | x~)
 
     All of T is positive, so that p is the only such law and every start leads to it. p has no formula: it is
-    exact by enumeration for D <= 12 (`stationary`), and bounded from below by `evaluate.csl`.
+    exact by enumeration for D <= 12 (`stationary`, `log_prob`), and bounded from below by `evaluate.csl`.
 
     Training is walkback: the chain runs `walkback` steps from a row, and each x~_k is to give the row back,
 
@@ -174,6 +174,20 @@ class GSN(Chain):
         right[-1] = 1
         p = torch.linalg.solve(system, right)
         return states, p.clamp(min=torch.finfo(p.dtype).tiny).log()
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p of rows, (N,) in float64: exact, for D <= 12.
+
+        Raises:
+            ShapeError, SupportError: rows that are not D bits.
+            SettingsError: D > 12.
+        """
+        self.check(x)
+        _, log_p = self.stationary()
+        # the first bit of a state is the slowest, as in a binary number
+        place = 2 ** torch.arange(self.width - 1, -1, -1, device=x.device)
+        return log_p[(x.long() * place).sum(1)]
 
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
