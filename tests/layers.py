@@ -20,6 +20,7 @@ from pyrogen.distributions.transforms import (
     LULinear,
     Permutation,
     Planar,
+    Planars,
     Radial,
     SplineAutoregressive,
     SplineCoupling,
@@ -31,6 +32,7 @@ MakeConditional = Callable[[int, int], Layer]
 
 PLAIN: dict[str, Make] = {
     "planar": Planar,
+    "planars": lambda d: Planars(d, layers=3),
     "radial": Radial,
     "sylvester": lambda d: Sylvester(d, planes=min(d, 3)),
     "householder": lambda d: Householder(d, reflections=3),
@@ -50,6 +52,7 @@ PLAIN: dict[str, Make] = {
 }
 CONDITIONAL: dict[str, MakeConditional] = {
     "planar": lambda d, c: Planar(d, context=c),
+    "planars": lambda d, c: Planars(d, layers=3, context=c),
     "radial": lambda d, c: Radial(d, context=c),
     "sylvester": lambda d, c: Sylvester(d, planes=min(d, 3), context=c),
     "householder": lambda d, c: Householder(d, reflections=2, context=c),

@@ -126,8 +126,7 @@ def posteriors_found() -> dict:
 @pytest.mark.parametrize("name", posteriors_found())
 def test_a_posterior_by_a_flow_guide_has_the_means_of_the_reference_and_weights_to_trust(name):
     found = posteriors_found()[name]
-    # their weights are not to be trusted yet, which the card says
-    assert (found["khat"] <= 0.7) != (name in ("U3", "U4")) and found["largest_z"] <= 4
+    assert found["khat"] <= 0.7 and found["largest_z"] <= 4
     assert found["settings"]["draws"] >= 20_000
     if "log_z_known" in found:
         assert abs(found["log_z_error"]) <= 5 * found["log_z_stderr"] < 0.25

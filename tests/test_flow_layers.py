@@ -169,6 +169,24 @@ def test_iaf_and_maf_are_inverses_of_each_other_with_the_same_weights():
     torch.testing.assert_close(iaf.forward_and_log_det(x)[1], log_scale.sum(-1))
 
 
+@pytest.mark.parametrize("context", [0, 3])
+def test_some_outputs_of_a_masked_network_are_those_of_all(context):
+    network = MaskedMLP(4, (8, 8), torch.arange(4).repeat(3), order=[2, 0, 3, 1], context=context).double()
+    for p in network.parameters():
+        torch.nn.init.normal_(p)
+    x, c = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, context, dtype=torch.float64) if context else None
+    some = torch.tensor([1, 5, 9])
+    torch.testing.assert_close(network.some(some, x, c), network(x, c)[:, some])
+
+
+def test_the_autoregressive_inverse_maps_each_entry_once():
+    layer, seen = stirred(SplineAutoregressive(4, hidden=(8,), order=[2, 0, 3, 1])), []
+    inverse = layer.family.inverse
+    layer.family.inverse = lambda y, raw: (seen.append((y.shape, raw.shape)), inverse(y, raw))[1]
+    layer.inverse_and_log_det(torch.randn(5, 4, dtype=torch.float64))
+    assert seen == 4 * [((5, 1), (5, layer.family.size))]
+
+
 def test_the_autoregressive_inverse_is_not_poisoned_by_what_is_not_known_yet():
     layer = stirred(IAF(4, (16,), order=(2, 0, 3, 1)))
     x = torch.randn(3, 4, dtype=torch.float64)

@@ -82,8 +82,19 @@ class MaskedMLP(nn.Module):
         self.context = nn.Linear(context, hidden[0], bias=False) if context else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.rest(self._first(x, context))
+
+    def some(self, outputs: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The outputs at the places `outputs`, (n,), alone: (..., n)."""
+        *layers, last = self.rest.children()
+        h = self._first(x, context)
+        for layer in layers:
+            h = layer(h)
+        return linear(h, (last.weight * last.mask)[outputs], last.bias[outputs])  # pyright: ignore
+
+    def _first(self, x: Tensor, context: Tensor | None) -> Tensor:
         h = self.first(x)
-        return self.rest(h if self.context is None else h + self.context(context))
+        return h if self.context is None else h + self.context(context)
 
 
 def _degrees(size: int, width: int, least: int) -> Tensor:

@@ -16,6 +16,7 @@ from pyrogen.distributions.transforms.loft import LOFT
 from pyrogen.distributions.transforms.permutation import Permutation
 from pyrogen.distributions.transforms.pictures import AtEachPlace, ConvCoupling, OnPart, Within, squeeze
 from pyrogen.distributions.transforms.planar import Planar
+from pyrogen.distributions.transforms.planars import Planars
 from pyrogen.distributions.transforms.radial import Radial
 from pyrogen.distributions.transforms.sphere import Mobius, Rotation, SphereLayer
 from pyrogen.distributions.transforms.stereographic import Stereographic
@@ -51,6 +52,7 @@ __all__ = [
     "OnPart",
     "Permutation",
     "Planar",
+    "Planars",
     "Radial",
     "Rotation",
     "Shift",

@@ -16,8 +16,8 @@ class Autoregressive(Layer):
     """y_i = f(x_i; g_i(x_<i, c)),   log |det| = sum_i log f'(x_i)
 
     f is a family of increasing maps of single entries, g a masked network that starts at zero, so that the layer
-    starts as the identity. The forward map is one pass of g, the inverse D passes: the k-th entry of the order is right
-    after k of them, and what is not right yet is zero and not garbage.
+    starts as the identity. The forward map is one pass of g, the inverse D passes: the k-th entry of the order is
+    found in the k-th, in which g gives its parameters alone, and what is not found yet is zero.
 
     Args:
         width: D.
@@ -29,6 +29,7 @@ class Autoregressive(Layer):
     """
 
     settled: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -42,14 +43,15 @@ class Autoregressive(Layer):
     ) -> None:
         super().__init__(width, context)
         self.family = family
-        self.network = MaskedMLP(
-            width, hidden, family.owners(width), order=order, context=context, activation=activation
-        )
-        order = range(width) if order is None else order
+        owners = family.owners(width)
+        self.network = MaskedMLP(width, hidden, owners, order=order, context=context, activation=activation)
+        self.order = [int(entry) for entry in (range(width) if order is None else order)]
         settled = torch.zeros(width, width, dtype=torch.bool)  # (passes done, entries)
-        for k, entry in enumerate(order):
-            settled[k:, int(entry)] = True
+        for k, entry in enumerate(self.order):
+            settled[k:, entry] = True
         self.register_buffer("settled", settled)
+        places = torch.stack([(owners == entry).nonzero().squeeze(-1) for entry in self.order])
+        self.register_buffer("places", places, persistent=False)  # (D, size), of each entry's parameters
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check(x, context)
@@ -58,12 +60,13 @@ class Autoregressive(Layer):
 
     def inverse_and_log_det(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check(y, context)
-        x, zero = torch.zeros_like(y), y.new_zeros(())
-        log_slope = x
-        for settled in self.settled.unbind(0):
-            found, log_slope = self.family.inverse(y, self.network(x, context))
-            x = torch.where(settled, found, zero)
-        return x, log_slope.sum(-1)
+        x, log_slopes, before = torch.zeros_like(y), [], torch.zeros_like(self.settled[0])
+        for entry, settled, places in zip(self.order, self.settled, self.places, strict=True):
+            raw = self.network.some(places, x, context)
+            found, log_slope = self.family.inverse(y[..., entry : entry + 1], raw)
+            x, before = torch.where(settled ^ before, found, x), settled
+            log_slopes.append(log_slope)
+        return x, torch.cat(log_slopes, -1).sum(-1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, family={type(self.family).__name__}"

@@ -11,9 +11,8 @@ from torch.nn.functional import softplus
 
 from pyrogen.distributions.transforms.base import Layer
 from pyrogen.errors import SupportError
+from pyrogen.ops.planar import MARGIN, SHIFT, TINY
 from pyrogen.ops.tanh_root import tanh_root
-
-MARGIN = 1e-3
 
 
 class Planar(Layer):
@@ -59,7 +58,7 @@ class Planar(Layer):
         layer = cls(u.shape[-1]).to(u)
         free = _m_inverse(a)
         with torch.no_grad():
-            u = u + (free - a) * w / (w * w).sum().clamp(min=_TINY)
+            u = u + (free - a) * w / (w * w).sum().clamp(min=TINY)
             layer.raw.copy_(torch.cat([u, w, torch.as_tensor(b).to(u).reshape(1)]))
         return layer
 
@@ -68,8 +67,8 @@ class Planar(Layer):
         raw = self.raw if self.amortizer is None else self.raw + self.amortizer(context)
         u, w, b = raw.split([self.width, self.width, 1], -1)  # pyright: ignore[reportArgumentType]
         a = (u * w).sum(-1, keepdim=True)
-        c = softplus(a + _SHIFT) - (1 - MARGIN)
-        return u + (c - a) * w / (w * w).sum(-1, keepdim=True).clamp(min=_TINY), w, b, c
+        c = softplus(a + SHIFT) - (1 - MARGIN)
+        return u + (c - a) * w / (w * w).sum(-1, keepdim=True).clamp(min=TINY), w, b, c
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check(x, context)
@@ -84,13 +83,9 @@ class Planar(Layer):
         return y - u * t, -torch.log1p(c * (1 - t) * (1 + t)).squeeze(-1)
 
 
-_TINY = 1e-30
-_SHIFT = math.log(math.expm1(1 - MARGIN))
-
-
 def _m_inverse(c: Tensor) -> Tensor:
     """a with m(a) = c."""
-    return torch.log(torch.expm1(c + (1 - MARGIN))) - _SHIFT
+    return torch.log(torch.expm1(c + (1 - MARGIN))) - SHIFT
 
 
 def _zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyrogen.distributions import FlowDistribution
-from pyrogen.distributions.transforms import IAF, Flow, Layer, Planar, Radial, SplineCoupling, Sylvester
+from pyrogen.distributions.transforms import IAF, Flow, Layer, Planars, Radial, SplineCoupling, Sylvester
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Pair
 from pyrogen.models.latent.likelihoods import Likelihood
@@ -115,7 +115,7 @@ def _spline(latent: int, k: int, context: int) -> Layer:
 
 
 POSTERIORS: dict[str, Callable[[int, int, int], Layer]] = {
-    "planar": lambda latent, k, context: Flow(Planar(latent, context) for _ in range(k)),
+    "planar": lambda latent, k, context: Planars(latent, k, context),
     "radial": lambda latent, k, context: Flow(Radial(latent, context) for _ in range(k)),
     "sylvester": lambda latent, k, context: Flow(Sylvester(latent, context=context) for _ in range(k)),
     "iaf": _iaf,
