@@ -1,48 +1,25 @@
-"""Flows as densities: a training step, and draws, against Pyro's own transforms and zuko; ATen operations of each.
+"""Flows as densities: a training step, and draws, against the libraries of torch; ATen operations of each.
 
     python benchmarks/flows.py [--rounds 9] [--threads 1] [--only nsf-c5] [--draws 100000] [--clock cpu]
 
-All train the same architecture (as many parameters) with Adam on the same minibatches of the warped mixture. In every
-round each contestant runs, in an order that rotates, and the ratio of our time to theirs is taken within the round;
-medians over rounds go to benchmarks/results/flows.json, with the test score after the training steps. "ours" is the
-loop of `fit(compile="auto")` in a long run, whose choice the result names, "ours-graph" that of "graph", "ours-eager" a
-hand-written loop, as the peers' are. zuko (`pip install zuko`) is a contestant where it is installed. A draw from an
-autoregressive density takes D passes in all.
+All train the same architecture with fused Adam on the same minibatches of the warped mixture. In every round each
+contestant runs, in an order that rotates, and the ratio of our time to theirs is taken within the round; medians over
+rounds go to benchmarks/results/flows.json, with the test score after the training steps. "ours" is the loop of
+`fit(compile="auto")` in a long run, whose choice the result names, "ours-graph" that of "graph", "ours-eager" a
+hand-written loop, as the peers' are. Pyro's own transforms, zuko, nflows and normflows take part where they are
+installed; the ratio of one that is not is null, with the reason. A draw from an autoregressive density takes D passes.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from flows_peers import BATCH, BINS, BOUND, HIDDEN, PEERS, RATE, TASKS, WIDTH, Contestant
 from paired import CLOCKS, arguments, earlier, in_turns, limit_threads, write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' count of operations
-
-WIDTH, BATCH, RATE, HIDDEN, BINS, BOUND = 8, 256, 1e-3, (64, 64), 8, 5.0
-TASKS = ("realnvp-8", "nsf-c5", "nsf-ar5")
-
-
-class Contestant:
-    """A density with a training step: log p(x), draws, parameters."""
-
-    module: Any = None
-    mode = "eager"
-
-    def __init__(self, log_prob: Callable[[Any], Any], sample: Callable[[int], Any], parameters: list[Any]) -> None:
-        import torch
-
-        self.log_prob, self.sample, self.parameters = log_prob, sample, parameters
-        self.adam = torch.optim.Adam(parameters, lr=RATE)
-
-    def step(self, x: Any) -> None:
-        self.adam.zero_grad(set_to_none=True)
-        (-self.log_prob(x).mean()).backward()
-        self.adam.step()
 
 
 def ours(task: str) -> Contestant:
@@ -84,73 +61,6 @@ def ours_by_fit(task: str, data: Any, mode: str) -> Contestant:
     return one
 
 
-def stock(task: str) -> Contestant:
-    """Pyro's transforms. Those that its helpers cannot build, quadratic splines, are built from their classes."""
-    import pyro.distributions as dist
-    import torch
-    from pyro.distributions import transforms as T
-    from pyro.nn import AutoRegressiveNN, DenseNN
-
-    torch.manual_seed(0)
-    half, hidden = WIDTH // 2, list(HIDDEN)
-    layers: list[Any] = []
-    for i in range(8 if task == "realnvp-8" else 5):
-        if task == "realnvp-8":
-            layers.append(T.affine_coupling(WIDTH, hidden))
-        elif task == "nsf-c5":
-            network = DenseNN(half, hidden, param_dims=[half * BINS, half * BINS, half * (BINS - 1)])
-            layer = T.SplineCoupling(WIDTH, half, network, BINS, BOUND, order="quadratic", identity=True)
-            layer.lower_spline.requires_grad_(False)
-            layers.append(layer)
-        else:
-            order: Any = torch.arange(WIDTH) if i % 2 == 0 else torch.arange(WIDTH).flip(0)
-            network = AutoRegressiveNN(WIDTH, hidden, param_dims=[BINS, BINS, BINS - 1], permutation=order)
-            layers.append(T.SplineAutoregressive(WIDTH, network, count_bins=BINS, bound=BOUND, order="quadratic"))
-        if task != "nsf-ar5":
-            layers.append(T.Permute(torch.arange(WIDTH - 1, -1, -1)))
-    base = dist.Normal(torch.zeros(WIDTH), 1.0).to_event(1)
-    density = dist.TransformedDistribution(base, [layer.inv for layer in reversed(layers)])
-
-    def log_prob(x: Any) -> Any:
-        out = density.log_prob(x)
-        density.clear_cache()
-        return out
-
-    def sample(n: int) -> Any:
-        out = density.sample((n,))
-        density.clear_cache()
-        return out
-
-    modules = [layer for layer in layers if isinstance(layer, torch.nn.Module)]
-    return Contestant(log_prob, sample, [p for m in modules for p in m.parameters() if p.requires_grad])
-
-
-def zuko_flow(task: str) -> Contestant:
-    """zuko's layers: its own RealNVP and NSF, and couplings of its splines."""
-    import torch
-    from zuko.distributions import DiagNormal
-    from zuko.flows import NSF, Flow, RealNVP, UnconditionalDistribution
-    from zuko.flows.coupling import GeneralCouplingTransform
-    from zuko.transforms import MonotonicRQSTransform
-
-    torch.manual_seed(0)
-
-    def coupling(i: int) -> Any:
-        mask = torch.arange(WIDTH) % 2 == i % 2
-        spline = partial(MonotonicRQSTransform, bound=BOUND, slope=1e-3)
-        shapes = [(BINS,), (BINS,), (BINS - 1,)]
-        return GeneralCouplingTransform(WIDTH, mask=mask, univariate=spline, shapes=shapes, hidden_features=HIDDEN)
-
-    if task == "nsf-c5":
-        base = UnconditionalDistribution(DiagNormal, torch.zeros(WIDTH), torch.ones(WIDTH), buffer=True)
-        flow = Flow([coupling(i) for i in range(5)], base)
-    elif task == "realnvp-8":
-        flow = RealNVP(WIDTH, transforms=8, hidden_features=HIDDEN)
-    else:
-        flow = NSF(WIDTH, bins=BINS, transforms=5, hidden_features=HIDDEN)
-    return Contestant(lambda x: flow().log_prob(x), lambda n: flow().sample((n,)), list(flow.parameters()))
-
-
 def compare(task: str, rounds: int, clock: str, steps: int, draws: int) -> dict[str, Any]:
     import pyro
     import torch
@@ -164,12 +74,14 @@ def compare(task: str, rounds: int, clock: str, steps: int, draws: int) -> dict[
         "ours": ours_by_fit(task, data["train"], "auto"),
         "ours-graph": ours_by_fit(task, data["train"], "graph"),
         "ours-eager": ours(task),
-        "pyro": stock(task),
     }
-    peers = ["pyro"]
-    if find_spec("zuko"):
-        contestants["zuko"] = zuko_flow(task)
-        peers.append("zuko")
+    missing = {}
+    for name, make in PEERS.items():
+        try:
+            contestants[name] = make(task)
+        except ImportError as error:
+            missing[name] = f"not installed: {error}"
+    peers = [name for name in PEERS if name in contestants]
     sizes = {name: sum(p.numel() for p in c.parameters) for name, c in contestants.items()}
     counts = {
         name: counted(c, batches[0][:64]) for name, c in contestants.items() if name not in ("ours", "ours-graph")
@@ -193,9 +105,12 @@ def compare(task: str, rounds: int, clock: str, steps: int, draws: int) -> dict[
                 CLOCKS[clock],
             )
     return {
-        "ratios": {peer: {"step": train[peer]["ratio"], "draws": drawn[peer]["ratio"]} for peer in peers},
+        "ratios": {
+            peer: {"step": train[peer]["ratio"], "draws": drawn[peer]["ratio"]} if peer in peers else None
+            for peer in PEERS
+        },
         "chosen_by_auto": contestants["ours"].mode,
-        "not_run": {} if "zuko" in peers else {"zuko": "not installed"},
+        "not_run": missing,
         "steps_20": train,
         "draws": drawn,
         "operations": counts,
@@ -233,11 +148,12 @@ def main() -> None:
     parser.add_argument("--only", choices=TASKS)
     args = parser.parse_args()
     limit_threads(args.threads)
-    result = earlier(args.out) if args.only else {}
+    result: dict[str, Any] = {}
     for task in [args.only] if args.only else TASKS:
         result[task] = compare(task, args.rounds, args.clock, args.steps, args.draws)
         print(task, result[task]["ratios"], result[task]["operations"], result[task]["test_nll"], file=sys.stderr)
-        write(result, args.out, args.threads, peers=("zuko",))
+        kept = earlier(args.out) if args.only else {}
+        write(kept | result, args.out, args.threads, peers=("zuko", "nflows", "normflows"))
 
 
 if __name__ == "__main__":
