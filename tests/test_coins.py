@@ -58,3 +58,13 @@ def test_draws_are_their_generators_and_follow_it():
     first, again, next_ = (coins(p, g) for g in [torch.Generator().manual_seed(3)] * 1 for _ in range(3))
     assert not torch.equal(first, again) and not torch.equal(again, next_)
     torch.testing.assert_close(coins(p, torch.Generator().manual_seed(3)), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rare_coins_in_half_precision_are_as_rare_as_asked(dtype):
+    """2^20 coins of 1e-3 (rounded to the type): |z| < 6, 2e-9 each."""
+    p = torch.full((2**20,), 1e-3, dtype=dtype)
+    drawn = coins(p, torch.Generator().manual_seed(0))
+    rate = float(p[0])
+    assert drawn.dtype == dtype
+    assert abs(float(drawn.float().mean()) - rate) < 6 * (rate / 2**20) ** 0.5

@@ -179,6 +179,16 @@ def test_some_outputs_of_a_masked_network_are_those_of_all(context):
     torch.testing.assert_close(network.some(some, x, c), network(x, c)[:, some])
 
 
+@pytest.mark.parametrize("kind", [IAF, MAF, SplineAutoregressive])
+def test_an_autoregressive_layer_takes_the_order_of_the_state_that_it_loads(kind):
+    source, loaded = stirred(kind(3, (8,))), stirred(kind(3, (8,), order=[2, 0, 1]))
+    loaded.load_state_dict(source.state_dict())
+    x = torch.randn(4, 3, dtype=torch.float64)
+    y, log_det = source.forward_and_log_det(x)
+    torch.testing.assert_close(loaded.forward_and_log_det(x), (y, log_det))
+    torch.testing.assert_close(loaded.inverse_and_log_det(y), (x, -log_det), atol=1e-6, rtol=1e-6)
+
+
 def test_the_autoregressive_inverse_maps_each_entry_once():
     layer, seen = stirred(SplineAutoregressive(4, hidden=(8,), order=[2, 0, 3, 1])), []
     inverse = layer.family.inverse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pyro
@@ -71,6 +72,16 @@ def test_the_stationary_law_is_where_every_start_leads():
     torch.testing.assert_close(p.sum(), torch.tensor(1.0, dtype=torch.float64))
     torch.testing.assert_close(p @ transition, p)
     torch.testing.assert_close(torch.linalg.matrix_power(transition, 2000), p.expand(16, -1))
+
+
+def test_the_law_of_a_chain_that_hardly_moves_is_that_in_float64():
+    model = gsn(noise=1e-4).float().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    own, double = model.stationary()[1], copy.deepcopy(model).double().stationary()[1]
+    assert own.dtype == torch.float64
+    torch.testing.assert_close(own, double, atol=1e-12, rtol=0)
 
 
 def test_a_step_goes_where_the_transition_says():

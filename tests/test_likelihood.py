@@ -152,6 +152,18 @@ def test_of_estimates_the_last_weights_are_kept_and_not_the_luckiest(monkeypatch
     assert exact(model, other) == pytest.approx(valid[-1], abs=0.02)
 
 
+def test_best_weights_of_an_earlier_release_do_not_come_back(monkeypatch, tmp_path):
+    monkeypatch.setattr(likelihood, "LISTED", 0)
+    x, other, model = rows(60), rows(400)[300:], rbm()
+    settings = {"learning_rate": 0.3, "validation": other, "folder": tmp_path / "run"}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(MaximumLikelihood, "comparable", lambda self, model: True)
+        trained(rbm(), x, epochs=20, **settings)
+    valid = trained(model, x, epochs=60, resume=True, **settings).history["valid"]
+    assert max(valid) - valid[-1] > 0.06
+    assert exact(model, other) == pytest.approx(valid[-1], abs=0.02)
+
+
 @pytest.mark.parametrize("mode", ["graph", "inductor"])
 def test_a_compiled_mode_falls_back_and_says_why(mode):
     with pytest.warns(UserWarning, match="falls back to 'eager': particles move"):

@@ -61,8 +61,14 @@ def test_a_limit_that_is_no_length_is_refused(limit):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [lambda p: torch.optim.SGD(p, lr=2.0), lambda p: torch.optim.Adam(p, lr=0.1), lambda p: FusedAdam(p, 0.1)],
-    ids=["sgd", "adam", "fused"],
+    [
+        lambda p: torch.optim.SGD(p, lr=2.0),
+        lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.8),
+        lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.8, dampening=0.5, nesterov=False),
+        lambda p: torch.optim.Adam(p, lr=0.1),
+        lambda p: FusedAdam(p, 0.1),
+    ],
+    ids=["sgd", "momentum", "dampened", "adam", "fused"],
 )
 def test_lasso_finds_the_posterior_mode_under_laplace_priors(optimizer):
     source = torch.Generator().manual_seed(0)
@@ -100,3 +106,9 @@ def test_lasso_leaves_the_weights_of_a_step_that_was_not_taken():
 def test_a_cost_that_is_none_is_refused(cost):
     with pytest.raises(SettingsError, match="positive number of nats"):
         lasso(cost, torch.optim.Adam)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adamax, torch.optim.LBFGS])
+def test_lasso_refuses_an_optimiser_whose_metric_it_does_not_know(kind):
+    with pytest.raises(SettingsError, match=f"lasso with {kind.__name__}"):
+        lasso(0.1, lambda p: kind(p))([torch.nn.Parameter(torch.zeros(2, 2))])

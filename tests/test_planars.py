@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pyrogen.distributions.transforms import Flow, Planar, Planars
 from pyrogen.errors import SettingsError
@@ -101,3 +102,42 @@ def test_a_traced_step_has_one_node_for_all_layers():
 def test_no_layers_are_refused():
     with pytest.raises(SettingsError, match=r"(?s)layers=0.*need at least one"):
         Planars(3, layers=0)
+
+
+def test_derivatives_of_every_kind_are_those_of_the_layers_one_by_one():
+    layer = stirred(Planars(2, layers=3)).double()
+    assert isinstance(layer, Planars)
+    parts, x, v = Flow(layer.parts()), noise(4, 2, seed=1), noise(4, 2, seed=2)
+
+    def values(f, x):
+        y, log_det = f.forward_and_log_det(x)
+        return y.sum(-1) ** 2 + log_det
+
+    ways = {
+        "jvp": lambda f: torch.func.jvp(lambda x: values(f, x), (x,), (v,))[1],
+        "double-backward jvp": lambda f: torch.autograd.functional.jvp(lambda x: values(f, x), x, v)[1],
+        "jacfwd": lambda f: torch.func.jacfwd(lambda x: values(f, x))(x[0]),
+        "jacrev": lambda f: torch.func.jacrev(lambda x: values(f, x))(x[0]),
+        "hessian": lambda f: torch.func.hessian(lambda x: values(f, x))(x[0]),
+        "functional.hessian": lambda f: torch.autograd.functional.hessian(lambda x: values(f, x), x[0]),
+        "vmap of grad": lambda f: torch.func.vmap(torch.func.grad(lambda x: values(f, x)))(x),
+    }
+    for name, way in ways.items():
+        torch.testing.assert_close(way(layer), way(parts), msg=lambda words, name=name: f"{name}: {words}")
+    with forward_ad.dual_level():
+        found, expected = (
+            forward_ad.unpack_dual(values(f, forward_ad.make_dual(x, v))).tangent for f in (layer, parts)
+        )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_penalty_on_the_gradient_has_one():
+    layer = stirred(Planars(2, layers=3)).double()
+    assert isinstance(layer, Planars)
+    parts, found = Flow(layer.parts()), []
+    for f in (layer, parts):
+        x = noise(4, 2, seed=1).requires_grad_()
+        y, log_det = f.forward_and_log_det(x)
+        (slope,) = torch.autograd.grad(y.square().sum() + log_det.sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), list(f.parameters())))
+    torch.testing.assert_close(found[0][0], torch.stack(found[1]))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrogen.distributions.boltzmann import Machine
 from pyrogen.errors import SettingsError
+from pyrogen.inference.adam import FusedAdam
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,29 @@ def lasso(
 
         step, then   w <- w - clamp(w, -e, e),   e = cost * learning rate * s
 
-    s is how far the optimiser goes for a gradient of 1: 1 with SGD, 1 / (sqrt(v) + eps) with Adam, where v is its mean
-    square of the weight's gradient. That is proximal gradient ascent of the bound - cost * sum |w|, with Adam in Adam's
-    own metric: the maximum a posteriori under Laplace priors of scale 1 / (cost * rows), whichever the optimiser.
-    Weights that the data do not ask for are exactly zero. Vectors, such as biases, are free.
+    s is how far the optimiser goes for a gradient of 1: (1 - dampening) / (1 - momentum) with SGD, 1 / (sqrt(v) + eps)
+    with Adam, where v is its mean square of the weight's gradient. That is proximal gradient ascent of the bound
+    - cost * sum |w|, with Adam in Adam's own metric: the maximum a posteriori under Laplace priors of scale
+    1 / (cost * rows). Weights that the data do not ask for are exactly zero. Vectors, such as biases, are free.
 
     Source: Daubechies, Defrise and De Mol 2004, arXiv:math/0307152; Langford, Li and Zhang 2009, for stochastic steps;
     Duchi, Hazan and Singer 2011, section 5, for metrics that are diagonal.
 
     Raises:
-        SettingsError: a cost that is not positive.
+        SettingsError: a cost that is not positive, or an optimiser other than SGD, Adam, AdamW, NAdam and `FusedAdam`,
+            whose steps have another metric.
     """
     if not 0 < cost < math.inf:
         raise SettingsError(got=f"cost = {cost}", need="a positive number of nats", fix="cost=0.001")
 
     def make(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         made = optimizer(parameters)
+        if not isinstance(made, _METRICS):
+            raise SettingsError(
+                got=f"lasso with {type(made).__name__}",
+                need=f"one of {', '.join(kind.__name__ for kind in _METRICS)}, whose metric is known",
+                fix="lasso(cost, lambda p: torch.optim.SGD(p, 0.1))",
+            )
         made.register_step_post_hook(shrink)
         return made
 
@@ -95,11 +103,14 @@ def lasso(
     return make
 
 
+_METRICS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, FusedAdam)
+
+
 def _reach(group: dict[str, Any], state: dict[str, Any]) -> Tensor | float:
     """How far a step goes for a gradient of 1, in units of the learning rate; for each weight, if they differ in it."""
     v = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
     if v is None:
-        return 1.0
+        return (1 - group["dampening"] * bool(group["momentum"])) / (1 - group["momentum"])
     # v started at 0, and Adam divides by what it has seen; nothing, if all steps so far were not taken
     seen = torch.as_tensor(1 - group["betas"][1] ** state["step"]).clamp(min=1e-30)
     return (v / seen).sqrt_().add_(group["eps"]).reciprocal_()

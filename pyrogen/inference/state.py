@@ -91,7 +91,8 @@ def put(training: Training, state: State) -> None:
         _copy(before, places)
         raise _misfit(f"numbers or an optimiser's state that are not of this one ({error})") from error
     _copy(tensors, places)
-    training.best = _best(training, tensors)
+    # the best of scores that cannot be compared is not kept, though an earlier release did
+    training.best = _best(training, tensors) if training.objective.comparable(training.programs.model) else []
     training.permutation = tensors["permutation"].clone()
     training.total.copy_(tensors["total"])
     for name in ("epoch", "step", "position", "seconds", "best_epoch"):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 from torch.nn.functional import softplus
 
 MARGIN = 1e-3
@@ -48,7 +48,8 @@ def planars(x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
 
         G_(k-1) = G_k + w_k d_k,   d_k = (1 - t_k^2) (u'_k.G_k + dl_k / dt_k)
 
-    The gradients for u', w and b follow from all G, d, x and t at once. There are first derivatives only.
+    The gradients for u', w and b follow from all G, d, x and t at once. Second and forward derivatives are taken map by
+    map, by autograd.
 
     Shape: x is (D, ...), raw is (K, 2D + 1, ...): u, w and b of every map, and what comes after is broadcast; gives
     (D, ...) and (...). The rows come last because sums over D then are sums of long vectors.
@@ -58,9 +59,28 @@ def planars(x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
     batch = torch.broadcast_shapes(x.shape[1:], raw.shape[2:])
     x = x.reshape(x.shape[:1] + (1,) * (dims - x.dim() + 1) + x.shape[1:]).expand(x.shape[0], *batch)
     raw = raw.reshape(raw.shape[:2] + (1,) * (dims - raw.dim() + 2) + raw.shape[2:])
+    if _transformed(x, raw):
+        return _plainly(x, raw)
     keep = torch.is_grad_enabled() and (x.requires_grad or raw.requires_grad)
     y, log_det, *_ = _planars(x, raw, keep)
     return y, log_det
+
+
+def _transformed(*tensors: Tensor) -> bool:
+    """Whether forward derivatives are asked for, or torch.func is at work: the operation does not know of them."""
+    within = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is not None  # pyright: ignore
+    return within or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def _plainly(x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by torch's operations, which have derivatives of every kind."""
+    D, made = len(x), maps(raw)
+    total = x.new_zeros(())
+    for u, wb, c in zip(made.u.unbind(), made.wb.unbind(), made.c.unbind(), strict=True):
+        t = torch.tanh((wb[:D] * x).sum(0) + wb[D])
+        x = x + u * t
+        total = total + torch.log1p(c * (1 - t) * (1 + t))
+    return x, total
 
 
 # one operation for torch, so that a traced step has one node and not hundreds
@@ -140,15 +160,19 @@ def _sum_to(g: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, raw, _ = inputs
+    x, raw, _ = inputs
     *_, points, t = output
-    ctx.save_for_backward(raw, points, t)
+    ctx.save_for_backward(x, raw, points, t)
     ctx.mark_non_differentiable(points, t)
 
 
-@once_differentiable
 def _differentiate(ctx: Any, gy: Tensor, gl: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return *_planars_backward(gy, gl, *ctx.saved_tensors), None
+    x, *saved = ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        return *_planars_backward(gy, gl, *saved), None
+    wanted = [tensor for tensor in (x, saved[0]) if tensor.requires_grad]
+    found = iter(torch.autograd.grad(_plainly(x, saved[0]), wanted, (gy, gl), create_graph=True))
+    return *(next(found) if tensor.requires_grad else None for tensor in (x, saved[0])), None
 
 
 _planars.register_autograd(_differentiate, setup_context=_keep)

@@ -17,6 +17,8 @@ def coins(p: Tensor, generator: Generator | None = None) -> Tensor:
     """
     if p.device.type != "cpu":
         return torch.bernoulli(p, generator=generator)
+    if p.dtype in (torch.bfloat16, torch.float16):
+        return coins(p.float(), generator).to(p.dtype)  # their uniforms are too coarse to be small
     if p.numel() < _MANY or p.dtype != torch.float32:
         return torch.rand(p.shape, dtype=p.dtype, generator=generator).lt_(p)
     words = torch.empty(-(-p.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
@@ -30,7 +32,8 @@ def packed(words: Tensor, low: int, n: int) -> Tensor:
         u = (r + low / 256) / 2^16,    r in 0 .. 2^16 - 1
 
     Each is uniform on the multiples of 2^-24, as torch.rand's are. Given the low bits the uniforms are independent, and
-    P(u < p) differs from p by less than 2^-16, so that the covariance of two coins is below 2^-32.
+    P(u < p) differs from p by less than 2^-16, so that the covariance of two coins is at most 2^-34. The variance of a
+    count of m coins of one small p is m p + m^2 2^-34 at most, and not m p: for p far below m 2^-34 they come together.
     """
     parts = words.view(torch.int16)[:n].to(torch.float32)
     return parts.add_(2**15 + low / 256).mul_(2.0**-16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +44,25 @@ class Autoregressive(Layer):
     ) -> None:
         super().__init__(width, context)
         self.family = family
-        owners = family.owners(width)
-        self.network = MaskedMLP(width, hidden, owners, order=order, context=context, activation=activation)
-        self.order = [int(entry) for entry in (range(width) if order is None else order)]
+        self.network = MaskedMLP(
+            width, hidden, family.owners(width), order=order, context=context, activation=activation
+        )
         settled = torch.zeros(width, width, dtype=torch.bool)  # (passes done, entries)
-        for k, entry in enumerate(self.order):
+        for k, entry in enumerate(range(width) if order is None else order):
             settled[k:, entry] = True
         self.register_buffer("settled", settled)
-        places = torch.stack([(owners == entry).nonzero().squeeze(-1) for entry in self.order])
-        self.register_buffer("places", places, persistent=False)  # (D, size), of each entry's parameters
+        self.register_buffer("places", torch.zeros(0, dtype=torch.long), persistent=False)  # (D, size)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """The order, and where the parameters of its entries are, from what each pass settles."""
+        self.order: list[int] = self.settled.sum(0).argsort(descending=True).tolist()
+        owners = self.family.owners(len(self.settled)).to(self.settled.device)
+        self.places = torch.stack([(owners == entry).nonzero().squeeze(-1) for entry in self.order])
+
+    def _load_from_state_dict(self, *args: Any, **settings: Any) -> None:
+        super()._load_from_state_dict(*args, **settings)
+        self._arrange()  # the state may be of a layer with another order
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check(x, context)

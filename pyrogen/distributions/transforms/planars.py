@@ -17,8 +17,6 @@ class Planars(Layer):
 
         x_k = x_(k-1) + u'_k tanh(w_k.x_(k-1) + b_k),       k = 1 ... K
 
-    Forward it has first derivatives only; `Flow(layer.parts())` has all.
-
     Source: Rezende and Mohamed 2015, arXiv:1505.05770, equations 10 to 14.
 
     Args:
@@ -32,7 +30,7 @@ class Planars(Layer):
     """
 
     def __init__(self, width: int, layers: int, context: int = 0, scale: float = 1e-2) -> None:
-        if layers < 1:
+        if not isinstance(layers, int) or layers < 1:
             raise SettingsError(got=f"layers={layers}", need="at least one", fix="layers=10")
         super().__init__(width, context)
         self.raw = nn.Parameter(torch.stack([Planar(width, scale=scale).raw.detach() for _ in range(layers)]))
