@@ -80,6 +80,10 @@ def test_the_command_runs_it_and_fails_where_the_kernel_does(tmp_path, monkeypat
     path.write_text(toml.dumps(SMALL))
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "a"), "--device", "cpu"])
     assert done.exit_code == 0 and "agrees with the exact means" in done.stdout
+    checked = CliRunner().invoke(app, ["check", str(tmp_path / "a")])
+    assert checked.exit_code == 0 and "bad" not in checked.output
+    drawn = CliRunner().invoke(app, ["sample", str(tmp_path / "a")])
+    assert drawn.exit_code == 1 and "where a kernel was checked" in " ".join(drawn.output.split())
     resumed = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "a"), "--resume"])
     assert resumed.exit_code == 2 and "--overwrite" in resumed.output
     other = machine(64, 3)

@@ -15,7 +15,7 @@ def check(folder: Path) -> dict[str, str | None]:
     """What is wrong with each part of a run; None where nothing is. Nothing is changed.
 
     A run that still trains, or was interrupted, has checkpoints and no result yet. Pictures and other files
-    that a result lists are only looked for.
+    that a result lists are only looked for: what is in them is not checked.
 
     Raises:
         DataError: the folder holds no run.
@@ -38,6 +38,8 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
         return {"result.json": str(error)}
     if unfinished and result.get("weights_sha256") is None:
         return {"result.json": None}  # it was interrupted between the two
+    if "kernel" in result:  # the check of a kernel has no weights
+        return {name: None if (folder / name).is_file() else "is missing" for name in result.get("files", [])}
     found: dict[str, str | None] = {"result.json": None, "model.safetensors": None}
     try:
         # first by itself: a model is built from result.json, and which of the two is wrong should be told

@@ -36,6 +36,12 @@ class Saved:
         target = resolve_device(device)
         folder = Path(folder)
         result, file = read_result(folder), folder / "result.json"
+        if "kernel" in result:
+            raise DataError(
+                got=f"{folder}, where a kernel was checked",
+                need="the run of a model",
+                fix="pyrogen run models/rbm/digits.toml",
+            )
         try:
             shape = tuple(int(n) for n in result["data_shape"])
             support, sha256 = str(result["data_support"]), result["weights_sha256"]

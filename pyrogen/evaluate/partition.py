@@ -104,7 +104,9 @@ class Bracket:
         return {"width": self.width, "below": self.below.summary(), "above": self.above.summary()}
 
     def __str__(self) -> str:
-        ends = f"log Z in [{self.below.value:.3f}, {self.above.value:.3f}], {self.width:.3f} nats wide"
+        low, high = sorted((self.below.value, self.above.value))
+        crossed = " (the ends have crossed, as far as their errors let them)" if self.width < 0 else ""
+        ends = f"log Z in [{low:.3f}, {high:.3f}], {high - low:.3f} nats wide{crossed}"
         return f"{ends}\n  {self.below}\n  {self.above}"
 
 

@@ -78,9 +78,10 @@ class LogLikelihood:
                 f"{self.n} rows, Monte-Carlo error {self.mc_stderr:.3f})\n{self.log_z}"
             )
         sign = {"exact": "=", "lower bound": ">=", "upper bound": "<=", "estimate": "~"}[self.kind]
+        how = self.kind if self.kind == self.method else f"{self.kind}, {self.method}"
         return (
             f"log p(x) {sign} {self.mean:.2f} +- {self.stderr:.2f} nats per row "
-            f"({self.kind}, {self.method}, {self.n} rows, Monte-Carlo error {self.mc_stderr:.3f})"
+            f"({how}, {self.n} rows, Monte-Carlo error {self.mc_stderr:.3f})"
         )
 
 
