@@ -38,8 +38,11 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
         return {"result.json": str(error)}
     if unfinished and result.get("weights_sha256") is None:
         return {"result.json": None}  # it was interrupted between the two
+    listed = result.get("files")
+    names = [name for name in ALL if name in listed] if isinstance(listed, list) and not unfinished else []
+    lost = {name: "is missing" for name in names if not (folder / name).is_file()}
     if "kernel" in result:  # the check of a kernel has no weights
-        return {name: None if (folder / name).is_file() else "is missing" for name in result.get("files", [])}
+        return {"result.json": None} | lost
     found: dict[str, str | None] = {"result.json": None, "model.safetensors": None}
     try:
         # first by itself: a model is built from result.json, and which of the two is wrong should be told
@@ -51,7 +54,4 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
             Saved.open(folder, "cpu")
         except (DataError, DeviceError) as error:
             found["result.json"] = str(error)
-    listed = result.get("files")
-    names = [name for name in ALL if name in listed] if isinstance(listed, list) and not unfinished else []
-    lost = {name: "is missing" for name in names if not (folder / name).is_file()}
     return lost | found

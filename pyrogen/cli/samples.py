@@ -19,10 +19,13 @@ from pyrogen.inference import MCMC
 from pyrogen.inference.checkpoint import write_whole
 from pyrogen.models import Energy, Model
 from pyrogen.models.contracts import refuse_unknown
+from pyrogen.ops import evenly
 
 MOST_IN_A_PICTURE = 2500
 SWEEPS = 1000
 """Of a kernel, before what it has come to is taken."""
+BASE_ROWS = 1000
+"""Training rows whose rates are the base of tempering."""
 
 
 def write_samples(
@@ -43,11 +46,13 @@ def write_samples(
         )
     if kernel is None and sweeps is not None:
         raise SettingsError(got=f"{sweeps} sweeps of no kernel", need="a kernel", fix="--kernel block-gibbs")
-    x, mean = draw(saved.model, n, seed) if kernel is None else _by(kernel, saved, n, seed, sweeps or SWEEPS)
+    if kernel is None:
+        (x, mean), how = draw(saved.model, n, seed), drawn_title(saved.model)
+    else:
+        sweeps = sweeps or SWEEPS
+        (x, mean), how = _by(kernel, saved, n, seed, sweeps), f"samples: E[x | h] after {sweeps} sweeps of {kernel}"
     if path.suffix == ".png":
-        content = png(
-            image_grid(mean, saved.result["data_shape"], title=f"{saved.recipe.model}, {drawn_title(saved.model)}")
-        )
+        content = png(image_grid(mean, saved.result["data_shape"], title=f"{saved.recipe.model}, {how}"))
     else:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, x=x.numpy(), mean=mean.numpy())
@@ -68,7 +73,8 @@ def _by(kernel: str, saved: Saved, n: int, seed: int, sweeps: int) -> tuple[Tens
         )
     machine, settings = model.machine().detached(), dict[str, Any]()
     if kernel == "parallel-tempering":
-        some = model.filled(saved.data()["train"][:SWEEPS].to(machine.b))
+        train = saved.data()["train"]
+        some = model.filled(train[evenly(len(train), BASE_ROWS)].to(machine.b))
         settings["base"] = machine.visible.bias_of(some.mean(0), len(some))
     mcmc = MCMC(KERNELS[kernel](machine, **settings), 1, sweeps, num_chains=n, seed=seed, disable_progbar=True)
     mcmc.run()

@@ -186,13 +186,6 @@ def _rows_last(size: int, dims: tuple[int | None, ...], *tensors: Any) -> list[A
     ]
 
 
-@_planars.register_vmap
-def _(info: Any, dims: Any, x: Tensor, raw: Tensor, keep: bool) -> Any:
-    y, log_det, points, t = _planars(*_rows_last(info.batch_size, dims, x, raw, keep))
-    kept = (points.dim() - 1, t.dim() - 1) if keep else (None, None)
-    return (y, log_det, points, t), (y.dim() - 1, log_det.dim() - 1, *kept)
-
-
 @_planars_backward.register_vmap
 def _(info: Any, dims: Any, *tensors: Tensor) -> Any:
     dx, draw = _planars_backward(*_rows_last(info.batch_size, dims, *tensors))
