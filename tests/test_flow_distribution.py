@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pyrogen.distributions import FlowDistribution, NormalizingFlow
+from pyrogen.distributions import flow as parts
 from pyrogen.distributions.transforms import (
     IAF,
     MAF,
@@ -217,3 +218,59 @@ def test_a_training_step_takes_few_operations_and_waits_for_nothing(make, parame
     assert counted.total <= most
     with torch.no_grad(), pyro.validation_enabled(False):
         assert operations(lambda: module().sample((64,))).waits == 0
+
+
+class Largest(Counted):
+    """A layer that remembers how many rows it got at once."""
+
+    rows = 0
+
+    def forward_and_log_det(self, x, context=None):
+        self.rows = max(self.rows, x.shape[:-1].numel())
+        return super().forward_and_log_det(x, context)
+
+    inverse_and_log_det = forward_and_log_det  # pyright: ignore[reportAssignmentType]
+
+
+@pytest.mark.parametrize(
+    ("shape", "context"),
+    [
+        ((50, 3), None),
+        ((50, 3), (2,)),
+        ((50, 3), (1, 2)),
+        ((50, 3), (50, 2)),
+        ((50, 4, 3), (4, 2)),
+        ((50, 4, 3), (50, 1, 2)),
+        ((50, 1, 3), (1, 4, 2)),
+        ((50, 3), (6, 50, 2)),
+        ((3,), (2,)),
+        ((3,), (50, 2)),
+    ],
+)
+def test_rows_part_by_part_come_out_as_all_at_once(shape, context, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 21)
+    monkeypatch.setattr(parts, "FEWEST", 2)
+    layer = flow(context=0 if context is None else 2)
+    given = None if context is None else torch.randn(context, dtype=torch.float64)
+    x = torch.randn(shape, dtype=torch.float64)
+    fn = FlowDistribution(normal(), layer, given)
+    with torch.no_grad():
+        found = fn.log_prob(x)
+    torch.testing.assert_close(found, fn.log_prob(x).detach())
+
+
+def test_rows_go_part_by_part_without_gradients_only():
+    layer = Largest(flow())
+    fn = FlowDistribution(normal(), layer)
+    n = 3 * parts.PART
+    with torch.no_grad():
+        x = fn.sample((n,))
+        assert layer.rows == parts.PART // 3
+        fn.log_prob(x.clone())
+    assert layer.rows == parts.PART // 3 and x.shape == (n, 3)
+    fn.log_prob(x.clone())
+    assert layer.rows == n
+    wide = Largest(Planar(parts.PART))
+    with torch.no_grad():
+        FlowDistribution(dist.Normal(torch.zeros(parts.PART), 1.0).to_event(1), wide).sample((parts.FEWEST + 1,))
+    assert wide.rows == parts.FEWEST

@@ -36,4 +36,5 @@ def packed(words: Tensor, low: int, n: int) -> Tensor:
     count of m coins of one small p is m p + m^2 2^-34 at most, and not m p: for p far below m 2^-34 they come together.
     """
     parts = words.view(torch.int16)[:n].to(torch.float32)
-    return parts.add_(2**15 + low / 256).mul_(2.0**-16)
+    # in one pass, and exact: every number on the way is a multiple of 2^-24 below 1
+    return torch.add(torch.tensor(0.5 + low * 2.0**-24), parts, alpha=2.0**-16, out=parts)
