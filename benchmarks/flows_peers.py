@@ -12,6 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 WIDTH, BATCH, RATE, HIDDEN, BINS, BOUND = 8, 256, 1e-3, (64, 64), 8, 5.0
+EVERY_OTHER = [*range(0, WIDTH, 2), *range(1, WIDTH, 2)]
+"""The order in which the first half is every other entry: where couplings split halves, this makes them as good."""
 TASKS = ("realnvp-8", "nsf-c5", "nsf-ar5")
 
 
@@ -42,7 +44,7 @@ def stock(task: str) -> Contestant:
 
     torch.manual_seed(0)
     half, hidden = WIDTH // 2, list(HIDDEN)
-    layers: list[Any] = []
+    layers: list[Any] = [] if task == "nsf-ar5" else [T.Permute(torch.tensor(EVERY_OTHER))]
     for i in range(8 if task == "realnvp-8" else 5):
         if task == "realnvp-8":
             layers.append(T.affine_coupling(WIDTH, hidden))
@@ -158,7 +160,12 @@ def normflows(task: str) -> Contestant:
             layers.append(kind(WIDTH, 1, HIDDEN[0], num_bins=BINS, tail_bound=int(BOUND)))
             layers.append(nf.flows.Permute(WIDTH, mode="shuffle"))
     flow = nf.NormalizingFlow(nf.distributions.base.DiagGaussian(WIDTH, trainable=False), layers)
-    return Contestant(flow.log_prob, lambda n: flow.sample(n)[0], [p for p in flow.parameters() if p.requires_grad])
+    parameters = [p for p in flow.parameters() if p.requires_grad]
+    if task != "realnvp-8":
+        return Contestant(flow.log_prob, lambda n: flow.sample(n)[0], parameters)
+    there = torch.tensor(EVERY_OTHER)
+    back = there.argsort()
+    return Contestant(lambda x: flow.log_prob(x[:, there]), lambda n: flow.sample(n)[0][:, back], parameters)
 
 
 PEERS: dict[str, Callable[[str], Contestant]] = {

@@ -123,25 +123,14 @@ class DBM(Normalized, Energy, Pair):
     @torch.no_grad()
     def mean_field(self, x: Tensor) -> Field:
         """The fixed point, from a bottom-up pass in which the input from below stands in for that from above too."""
-        machine, d = self.machine().detached(), self.width
-        s = torch.cat([x, self._bottom_up(x)], -1)
-        eta = s[..., d:]
-        fixed, rows, odd, beside = machine.c + x @ machine.W[:d], machine.W[d:], self.odd, self._beside
-        moved = torch.zeros((), device=x.device, dtype=x.dtype)
-        for update in range(self.updates):
-            h = odd.mean(fixed + s[..., d:] @ rows)
-            eta = machine.b[d:] + h @ rows.T
-            new = beside.mean(eta)
-            if update % 5 == 4:
-                moved = (new - s[..., d:]).abs().max()
-            s = torch.cat([x, new], -1)
-            if update % 5 == 4 and bool(moved < self.tolerance):
-                break
-        return Field(s, eta, fixed + s[..., d:] @ rows)
+        machine = self.machine()
+        s, eta = self._settled(machine, x)
+        return Field(s, eta, machine.hidden_input(s))
 
+    @torch.no_grad()
     def filled(self, x: Tensor) -> Tensor:
         """The rows beside the mean-field means of the even hidden layers, (N, V)."""
-        return self.mean_field(x).s
+        return self._settled(self.machine(), x)[0]
 
     def free_energy(self, v: Tensor) -> Tensor:
         """Of rows x, an upper bound on -log p(x) - log Z: differentiable in the weights, where q is at its optimum."""
@@ -293,6 +282,19 @@ class DBM(Normalized, Energy, Pair):
     def _visible_layer(self, h: Tensor) -> Layer:
         machine, d = self.machine(), self.width
         return Layer(self._visible, machine.b[:d] + h @ machine.W[:d].T)
+
+    def _settled(self, machine: Machine, x: Tensor) -> tuple[Tensor, Tensor]:
+        """s of the fixed point, and the inputs of the means in it."""
+        d, odd, beside = self.width, self.odd, self._beside
+        fixed, rows = machine.c + x @ machine.W[:d], machine.W[d:]
+        means = eta = self._bottom_up(x)
+        for update in range(self.updates):
+            before = means
+            eta = machine.b[d:] + odd.mean(fixed + before @ rows) @ rows.T
+            means = beside.mean(eta)
+            if update % 5 == 4 and bool((means - before).abs().max() < self.tolerance):
+                break
+        return torch.cat([x, means], -1), eta
 
     def _bottom_up(self, x: Tensor) -> Tensor:
         """Means of the even hidden layers when each layer's input from below counts twice, at the top once."""
