@@ -305,3 +305,5 @@ def test_wrong_layers_are_refused_in_words():
         DBM.build(4, (1, 2, 2), "binary", hidden=[5])
     with pytest.raises(SettingsError, match="'hiden'"):
         DBM.build(4, (1, 2, 2), "binary", hiden=[5, 4])
+    with pytest.raises(SettingsError, match="updates=0"):
+        DBM([Bernoulli(3), Bernoulli(2), Bernoulli(2)], updates=0)

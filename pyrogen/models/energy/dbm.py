@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
@@ -22,17 +22,10 @@ from pyrogen.distributions.boltzmann import (
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Energy, Pair, refuse_unknown
 from pyrogen.models.energy.doubled import Doubled, composed
+from pyrogen.models.energy.mean_field import Field, bottom_up, settled
 from pyrogen.models.energy.merging import Turned, apart, merged
 from pyrogen.models.energy.normalized import Normalized
 from pyrogen.models.energy.rbm import HIDDEN, RBM, chosen, visible_units
-
-
-class Field(NamedTuple):
-    """The mean-field posterior of rows, q(h | x) = product over the units."""
-
-    s: Tensor  # (..., V), the rows beside the means of the even hidden layers
-    eta: Tensor  # (..., V - D), the inputs of which these are the means
-    a: Tensor  # (..., H), the inputs of the odd layers
 
 
 class DBM(Normalized, Energy, Pair):
@@ -66,6 +59,7 @@ class DBM(Normalized, Energy, Pair):
 
     Raises:
         ModelError: fewer than three layers, or neighbours that are both unbounded.
+        SettingsError: no update of the mean field.
     """
 
     recipe = "dbm"
@@ -95,6 +89,8 @@ class DBM(Normalized, Energy, Pair):
                 raise ModelError(
                     got=f"{below} beside {above}", need="one of them bounded, or Z may be infinite", fix="Bernoulli"
                 )
+        if not isinstance(updates, int) or updates < 1:
+            raise SettingsError(got=f"updates={updates!r}", need="at least one", fix="updates=50")
         self.layers = nn.ModuleList(layers)
         self.centred, self.scale, self.sweeps = centred, scale, sweeps
         self.updates, self.tolerance = updates, tolerance
@@ -284,26 +280,9 @@ class DBM(Normalized, Energy, Pair):
         return Layer(self._visible, machine.b[:d] + h @ machine.W[:d].T)
 
     def _settled(self, machine: Machine, x: Tensor) -> tuple[Tensor, Tensor]:
-        """s of the fixed point, and the inputs of the means in it."""
-        d, odd, beside = self.width, self.odd, self._beside
-        fixed, rows = machine.c + x @ machine.W[:d], machine.W[d:]
-        means = eta = self._bottom_up(x)
-        for update in range(self.updates):
-            before = means
-            eta = machine.b[d:] + odd.mean(fixed + before @ rows) @ rows.T
-            means = beside.mean(eta)
-            if update % 5 == 4 and bool((means - before).abs().max() < self.tolerance):
-                break
-        return torch.cat([x, means], -1), eta
-
-    def _bottom_up(self, x: Tensor) -> Tensor:
-        """Means of the even hidden layers when each layer's input from below counts twice, at the top once."""
-        offsets, means = apart(self.mu, self.lam, self.layers), [x]
-        for level, W in enumerate(self.W):
-            twice = 2 if level + 1 < len(self.W) else 1
-            a = self.b[level + 1] + twice * (means[-1] - offsets[level]) @ W
-            means.append(self.layers[level + 1].mean(a))  # pyright: ignore[reportCallIssue]
-        return torch.cat(means[2::2], -1)
+        offsets = apart(self.mu, self.lam, self.layers)
+        start = bottom_up(x, list(self.W), list(self.b), offsets, list(self.layers))  # pyright: ignore[reportArgumentType]
+        return settled(machine, self._beside, x, start, self.updates, self.tolerance)
 
     def _add(self, weights: Mapping[str, Tensor], even: Tensor, odd: Tensor) -> None:
         for level, change in enumerate(apart(even, odd, self.layers)):
