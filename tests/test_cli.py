@@ -366,12 +366,20 @@ def test_overwriting_replaces_an_interrupted_run(tmp_path):
 def test_check_says_which_file_of_a_run_was_changed(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[1], folder)
-    assert here("check", folder).stdout.count("ok  ") == 4
+    written = sorted(entry.name for entry in folder.iterdir())
+    assert here("check", folder).stdout.count("ok  ") == len(written)
     for name in ("model.safetensors", "result.json", "config.json", "metrics.jsonl"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(b"\xff" + content[1:])
         done = here("check", folder)
         assert done.exit_code == 1 and f"bad  {name}: " in done.stdout and done.stdout.count("bad") == 1
+        (folder / name).write_bytes(content)
+    for name in written:
+        content = (folder / name).read_bytes()
+        text = name.endswith(("json", "jsonl", "toml"))  # half of it may be a whole file again
+        (folder / name).write_bytes(content[:-5] if text else content[: len(content) // 2])
+        done = here("check", folder)
+        assert done.exit_code == 1 and f"bad  {name}: " in done.stdout and done.stdout.count("bad") == 1, name
         (folder / name).write_bytes(content)
     (folder / "samples.png").unlink()
     assert "bad  samples.png: is missing" in here("check", folder).stdout

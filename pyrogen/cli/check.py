@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 from pyrogen.cli.folder import ALL, read_result
@@ -14,8 +16,8 @@ from pyrogen.inference.run_folder import CHECKPOINTS, check_training
 def check(folder: Path) -> dict[str, str | None]:
     """What is wrong with each part of a run; None where nothing is. Nothing is changed.
 
-    A run that still trains, or was interrupted, has checkpoints and no result yet. Pictures and other files
-    that a result lists are only looked for: what is in them is not checked.
+    A run that still trains, or was interrupted, has checkpoints and no result yet. Pictures and other files that a
+    result lists are read to their ends; that they are those that were written is checked of the weights alone.
 
     Raises:
         DataError: the folder holds no run.
@@ -27,7 +29,8 @@ def check(folder: Path) -> dict[str, str | None]:
             raise DataError(
                 got=f"{folder}, where no run is", need="the folder of a run", fix="what `pyrogen run` or `fit` wrote"
             )
-        found |= _result(folder, checkpoints)
+        judged = _result(folder, checkpoints)
+        found = judged | {name: wrong for name, wrong in found.items() if wrong or name not in judged}
     return found
 
 
@@ -39,10 +42,11 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
     if unfinished and result.get("weights_sha256") is None:
         return {"result.json": None}  # it was interrupted between the two
     listed = result.get("files")
-    names = [name for name in ALL if name in listed] if isinstance(listed, list) and not unfinished else []
-    lost = {name: "is missing" for name in names if not (folder / name).is_file()}
+    listed = listed if isinstance(listed, list) else []
+    names = [] if unfinished else [name for name in ALL if name in listed or (folder / name).exists()]
+    others = {name: _unreadable(folder / name) for name in names if name not in ("result.json", "model.safetensors")}
     if "kernel" in result:  # the check of a kernel has no weights
-        return {"result.json": None} | lost
+        return {"result.json": None} | others
     found: dict[str, str | None] = {"result.json": None, "model.safetensors": None}
     try:
         # first by itself: a model is built from result.json, and which of the two is wrong should be told
@@ -54,4 +58,27 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
             Saved.open(folder, "cpu")
         except (DataError, DeviceError) as error:
             found["result.json"] = str(error)
-    return lost | found
+    return found | others
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why a file cannot be read to its end."""
+    try:
+        if path.suffix == ".png":
+            from matplotlib.image import imread  # which takes a while, and is for those who check
+
+            imread(path)
+        elif path.suffix == ".nc":
+            import h5py
+
+            h5py.File(path, "r").close()  # it knows how long it should be
+        elif path.suffix == ".toml":
+            tomllib.loads(path.read_text())
+        else:
+            lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            [json.loads(line) for line in lines]
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is how a picture says that it is none
+        return f"cannot be read to its end: {error}"
+    return None
