@@ -83,3 +83,10 @@ def test_annealing_leaves_a_picture_of_its_weights(folder):
     assert (folder / "annealing.png").read_bytes().startswith(b"\x89PNG")
     assert "annealing.png" in Saved.open(folder, "cpu").result["files"]
     assert here("check", folder).exit_code == 0
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_posterior_draws_without_a_known_log_z_are_not_made_in_plain_words(tmp_path):
+    tables = TABLES | {"model": {"name": "rbm", "hidden": 40}, "fit": {"epochs": 1, "batch_size": 500}}
+    outcome = run(Recipe.of(tables, "rbm"), tmp_path / "rbm", quiet=True, device="cpu")
+    assert outcome.not_made["posterior.nc"] == "the density of a draw needs log Z, which is only estimated"

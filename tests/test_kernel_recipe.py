@@ -80,6 +80,7 @@ def test_the_command_runs_it_and_fails_where_the_kernel_does(tmp_path, monkeypat
     path.write_text(toml.dumps(SMALL))
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(tmp_path / "a"), "--device", "cpu"])
     assert done.exit_code == 0 and "agrees with the exact means" in done.stdout
+    assert f"In {tmp_path / 'a'}: result.json, recipe.toml\n" in done.stdout
     checked = CliRunner().invoke(app, ["check", str(tmp_path / "a")])
     assert checked.exit_code == 0 and "bad" not in checked.output
     drawn = CliRunner().invoke(app, ["sample", str(tmp_path / "a")])

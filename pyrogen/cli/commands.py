@@ -260,13 +260,15 @@ def _run(what: Path | dict[str, Any], source: str, out: Path | None, **settings:
 
 
 def _check_kernel(path: Path, out: Path | None, *, resume: bool, **settings: Any) -> None:
+    from pyrogen.cli.folder import read_result
     from pyrogen.cli.kernels import KernelRecipe, run_check
 
     if resume:
         raise SettingsError(got="--resume for the check of a kernel", need="a run that trains", fix="--overwrite")
     recipe = KernelRecipe.read(path)
-    check = run_check(recipe, out or Path("runs") / f"{recipe.kernel}-{recipe.data}", **settings)
-    print(check)
+    folder = out or Path("runs") / f"{recipe.kernel}-{recipe.data}"
+    check = run_check(recipe, folder, **settings)
+    print(f"In {folder}: {', '.join(read_result(folder)['files'])}\n\n{check}")
     if not check.passed:
         raise typer.Exit(1)
 

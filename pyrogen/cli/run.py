@@ -28,7 +28,7 @@ from pyrogen.cli.recipe import Recipe
 from pyrogen.cli.train import pretrain, train
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
-from pyrogen.errors import OutputError, PyrogenError
+from pyrogen.errors import NotNormalizedError, OutputError, PyrogenError
 from pyrogen.evaluate import Bracket, LogLikelihood, latent_report, log_likelihood
 from pyrogen.inference import Fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
@@ -254,6 +254,9 @@ def _posterior(outcome: Outcome, trained: Fit, x: Tensor, seed: int) -> None:
             file = Path(scratch) / "posterior.nc"
             idata.to_netcdf(str(file), engine="h5netcdf")
             content = file.read_bytes()
+    except NotNormalizedError:
+        outcome.not_made["posterior.nc"] = "the density of a draw needs log Z, which is only estimated"
+        return
     except (PyrogenError, NotImplementedError, OSError) as error:
         outcome.not_made["posterior.nc"] = str(error)
         return

@@ -22,7 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrogen.diagnostics.programs import Program, Site
-from pyrogen.errors import ModelError
+from pyrogen.errors import ModelError, NotNormalizedError
 
 CHUNK = 2**23
 """Numbers in the sites of all particles that run at once: 32 MiB of float32, and what the networks make of it."""
@@ -60,6 +60,8 @@ def run(
         if together:
             try:
                 return job.together(n, chunk)
+            except NotNormalizedError:
+                raise  # no draw has a density, however they run
             except Exception as error:
                 _warn_one_by_one(program, n, error)
         return job.one_by_one(n)
