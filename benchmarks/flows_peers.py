@@ -22,6 +22,8 @@ class Contestant:
 
     module: Any = None
     mode = "eager"
+    counts = True
+    """Whether its operations can be counted."""
 
     def __init__(self, log_prob: Callable[[Any], Any], sample: Callable[[int], Any], parameters: list[Any]) -> None:
         import torch
@@ -168,9 +170,16 @@ def normflows(task: str) -> Contestant:
     return Contestant(lambda x: flow.log_prob(x[:, there]), lambda n: flow.sample(n)[0][:, back], parameters)
 
 
+def flowjax(task: str) -> Contestant:
+    from flows_jax import flowjax
+
+    return flowjax(task)
+
+
 PEERS: dict[str, Callable[[str], Contestant]] = {
     "pyro": stock,
     "zuko": zuko_flow,
     "nflows": nflows,
     "normflows": normflows,
+    "flowjax": flowjax,
 }

@@ -99,6 +99,8 @@ def test_curves_mark_the_best_validation_and_name_their_units():
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == ["training rows", "validation rows", "best, -23.00 at epoch 3"]
     assert ax.lines[1].get_xdata().tolist() == [1, 3]
+    unmarked = curves(HISTORY, mark_best=False).axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in unmarked] == names[:2]
 
 
 def test_curves_do_without_validation_and_without_epochs():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -24,6 +24,7 @@ from pyrogen.diagnostics import (
 )
 from pyrogen.errors import PyrogenError
 from pyrogen.evaluate import Bracket, LogZ
+from pyrogen.inference import Fit
 from pyrogen.inference.sites import latent_sites
 from pyrogen.models import Energy, Model, Pair
 from pyrogen.ops import evenly
@@ -94,11 +95,11 @@ def reconstruct(model: Pair, x: Tensor, seed: int) -> Tensor:
         return _observed(poutine.replay(model.model, trace=codes), x)["fn"].mean.cpu()
 
 
-def pictures(
-    model: Model, data: Dataset, split: str, history: Mapping[str, Sequence[float]], seed: int
-) -> Iterator[tuple[str, Figure | str]]:
+def pictures(trained: Fit, data: Dataset, split: str, seed: int) -> Iterator[tuple[str, Figure | str]]:
     """The pictures of a run by file name, or the reason why there is none."""
-    yield "curves.png", _or_reason(curves, history, title=f"{type(model).__name__} on {data.name}")
+    model: Model = trained.model
+    of_it = {"title": f"{type(model).__name__} on {data.name}", "mark_best": trained.objective.comparable(model)}
+    yield "curves.png", _or_reason(curves, trained.history, **of_it)
     x = data[split]
     some, mapped = x[evenly(len(x), 30)], evenly(len(x), MAP_ROWS)
     no_picture = "" if data.shape[0] in (1, 3) and min(data.shape[1:]) > 1 else f"{data.name} has no pictures"

@@ -177,7 +177,7 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
     result["log_likelihood"] = number.summary()
     result["latent"] = _latent(model, x[evenly(len(x), LATENT_ROWS)], seed)
     say("drawing")
-    for name, picture in pictures(model, data, table.split, trained.history, seed):
+    for name, picture in pictures(trained, data, table.split, seed):
         if isinstance(picture, str):
             outcome.not_made[name] = picture
         else:
@@ -201,6 +201,7 @@ def measure(recipe: Recipe, model: Model, x: Tensor, train: Tensor, method: str,
 
 def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
     """What is known when training ends."""
+    valid = trained.history.get("valid") if trained.objective.comparable(trained.model) else None
     used = {"mode": trained.settings["compile"], "reason": trained.settings["compile_reason"]}
     return {
         "model": recipe.model,
@@ -212,7 +213,7 @@ def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
         "khat": None,
         "outcome": trained.outcome,
         "last": {name: values[-1] for name, values in trained.history.items()},
-        "best_valid": max(trained.history["valid"]) if "valid" in trained.history else None,
+        "best_valid": max(valid) if valid else None,
         "parameters": _parameters(trained.model),
         "seconds": trained.seconds,
         "fit_seconds": trained.seconds,

@@ -99,12 +99,15 @@ def latent_map(
     return figure
 
 
-def curves(history: Mapping[str, Sequence[float | None]], *, title: str = "", ax: Axes | None = None) -> Figure:
+def curves(
+    history: Mapping[str, Sequence[float | None]], *, title: str = "", mark_best: bool = True, ax: Axes | None = None
+) -> Figure:
     """The bound on training and validation rows against the epoch; the best validation is marked.
 
     Args:
         history: `Fit.history`: lists under "epoch" (or "step"), "train" and "valid"; NaN or None where
             nothing was measured.
+        mark_best: False where the scores are estimates, of which the best is the luckiest (`Objective.comparable`).
     """
     time = "epoch" if len(history.get("epoch", ())) else "step"
     figure, ax = _axes(ax, width=6.0, height=4.0)
@@ -114,7 +117,7 @@ def curves(history: Mapping[str, Sequence[float | None]], *, title: str = "", ax
         if len(y):
             ax.plot(x, y, color=colour, lw=1.5, label=name, marker="o" if len(y) < 3 else None)
             shown.append((x, y))
-        if len(y) > 1 and key == "valid":
+        if len(y) > 1 and key == "valid" and mark_best:
             best = int(np.argmax(y))
             ax.plot(x[best], y[best], "o", color=colour, label=f"best, {y[best]:.2f} at {time} {x[best]:g}")
     if not shown:
