@@ -68,3 +68,11 @@ def test_rare_coins_in_half_precision_are_as_rare_as_asked(dtype):
     rate = float(p[0])
     assert drawn.dtype == dtype
     assert abs(float(drawn.float().mean()) - rate) < 6 * (rate / 2**20) ** 0.5
+
+
+@pytest.mark.parametrize("n", [10, MANY])
+def test_coins_are_where_the_probabilities_are_whatever_the_default_device(n):
+    p = torch.full((n,), 0.5)
+    with torch.device("meta"):  # a default that would show
+        drawn = coins(p)
+    assert drawn.device.type == "cpu" and bool(((drawn == 0) | (drawn == 1)).all())

@@ -20,9 +20,11 @@ def coins(p: Tensor, generator: Generator | None = None) -> Tensor:
     if p.dtype in (torch.bfloat16, torch.float16):
         return coins(p.float(), generator).to(p.dtype)  # their uniforms are too coarse to be small
     if p.numel() < _MANY or p.dtype != torch.float32:
-        return torch.rand(p.shape, dtype=p.dtype, generator=generator).lt_(p)
-    words = torch.empty(-(-p.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    low = int(torch.randint(256, (), generator=generator))
+        return torch.rand(p.shape, dtype=p.dtype, generator=generator, device=p.device).lt_(p)
+    words = torch.empty(-(-p.numel() // 4), dtype=torch.int64, device=p.device).random_(
+        -(2**63), None, generator=generator
+    )
+    low = int(torch.randint(256, (), generator=generator, device=p.device))
     return packed(words, low, p.numel()).view(p.shape).lt_(p)
 
 
@@ -37,4 +39,4 @@ def packed(words: Tensor, low: int, n: int) -> Tensor:
     """
     parts = words.view(torch.int16)[:n].to(torch.float32)
     # in one pass, and exact: every number on the way is a multiple of 2^-24 below 1
-    return torch.add(torch.tensor(0.5 + low * 2.0**-24), parts, alpha=2.0**-16, out=parts)
+    return torch.add(torch.tensor(0.5 + low * 2.0**-24, device=parts.device), parts, alpha=2.0**-16, out=parts)
