@@ -1,15 +1,14 @@
-"""Flows as densities: a training step, and draws, against the libraries of torch; ATen operations of each.
+"""Flows as densities: a training step, log p of rows and draws, against other libraries; operations of each.
 
     python benchmarks/flows.py [--rounds 9] [--threads 1] [--only nsf-c5] [--draws 100000] [--clock cpu]
 
 All train the same architecture, couplings in which every other entry decides, with fused Adam on the same minibatches
-of the warped mixture. In every round each
-contestant runs, in an order that rotates, and the ratio of our time to theirs is taken within the round; medians over
-rounds go to benchmarks/results/flows.json, with the test score after the training steps. "ours" is the loop of
-`fit(compile="auto")` in a long run, whose choice the result names, "ours-graph" that of "graph", "ours-eager" a
-hand-written loop, as the peers' are, except FlowJAX's, which XLA compiles. Pyro's own transforms, zuko, nflows,
-normflows and FlowJAX take part where they are installed; the ratio of one that is not is null, with the reason. A draw
-from an autoregressive density takes D passes.
+of the warped mixture. In every round each contestant runs, in an order that rotates, and the ratio of our time to
+theirs is taken within the round; medians over rounds go to benchmarks/results/flows.json, with the test score after
+the training steps. "ours" is the loop of `fit(compile="auto")` in a long run, whose choice the result names,
+"ours-graph" that of "graph", "ours-eager" a hand-written loop, as the peers' are, except FlowJAX's, which XLA compiles.
+Pyro's own transforms, zuko, nflows, normflows and FlowJAX take part where they are installed; the ratio of one that is
+not is null, with the reason. A draw from an autoregressive density takes D passes.
 """
 
 from __future__ import annotations
@@ -105,21 +104,26 @@ def compare(task: str, rounds: int, clock: str, steps: int, draws: int) -> dict[
             CLOCKS[clock],
             warm=1,
         )
+        rows = data["test"].repeat(-(-draws // len(data["test"])), 1)[:draws]
+        judged = {name: one for name, one in contestants.items() if name != "ours-graph"}
         with torch.no_grad():
+            scored = in_turns(
+                {name: lambda one=one: one.log_prob(rows) for name, one in judged.items()}, rounds, CLOCKS[clock], 1
+            )
             drawn = in_turns(
-                {name: lambda one=one: one.sample(draws) for name, one in contestants.items() if name != "ours-graph"},
-                rounds,
-                CLOCKS[clock],
-                warm=1,
+                {name: lambda one=one: one.sample(draws) for name, one in judged.items()}, rounds, CLOCKS[clock], 1
             )
     return {
         "ratios": {
-            peer: {"step": train[peer]["ratio"], "draws": drawn[peer]["ratio"]} if peer in peers else None
+            peer: {"step": train[peer]["ratio"], "log_prob": scored[peer]["ratio"], "draws": drawn[peer]["ratio"]}
+            if peer in peers
+            else None
             for peer in PEERS
         },
         "chosen_by_auto": contestants["ours"].mode,
         "not_run": missing,
         "steps_20": train,
+        "log_prob": scored,
         "draws": drawn,
         "operations": counts,
         "parameters": sizes,
