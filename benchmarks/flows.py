@@ -108,7 +108,10 @@ def compare(task: str, rounds: int, clock: str, steps: int, draws: int) -> dict[
         judged = {name: one for name, one in contestants.items() if name != "ours-graph"}
         with torch.no_grad():
             scored = in_turns(
-                {name: lambda one=one: one.log_prob(rows) for name, one in judged.items()}, rounds, CLOCKS[clock], 1
+                {name: lambda one=one: one.log_prob(rows.clone()) for name, one in judged.items()},
+                rounds,
+                CLOCKS[clock],
+                1,
             )
             drawn = in_turns(
                 {name: lambda one=one: one.sample(draws) for name, one in judged.items()}, rounds, CLOCKS[clock], 1

@@ -381,8 +381,15 @@ def test_check_says_which_file_of_a_run_was_changed(finished, tmp_path):
         done = here("check", folder)
         assert done.exit_code == 1 and f"bad  {name}: " in done.stdout and done.stdout.count("bad") == 1, name
         (folder / name).write_bytes(content)
-    (folder / "samples.png").unlink()
-    assert "bad  samples.png: is missing" in here("check", folder).stdout
+    for name in ("recipe.toml", "samples.png"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(b"")
+        assert f"bad  {name}: is empty" in here("check", folder).stdout
+        (folder / name).write_bytes(content)
+    for name in ("samples.png", "history.json"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)  # which would be waited for
+        assert f"bad  {name}: is missing" in here("check", folder).stdout
     assert "where no run is" in here("check", tmp_path).stderr
 
 

@@ -76,3 +76,13 @@ def test_coins_are_where_the_probabilities_are_whatever_the_default_device(n):
     with torch.device("meta"):  # a default that would show
         drawn = coins(p)
     assert drawn.device.type == "cpu" and bool(((drawn == 0) | (drawn == 1)).all())
+
+
+def test_low_bits_stay_whatever_the_default_type():
+    words, before = every_part(), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        found = packed(words, 77, MANY)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found, packed(words, 77, MANY)) and bool((found * 2**24 % 256 == 77).all())

@@ -274,3 +274,17 @@ def test_rows_go_part_by_part_without_gradients_only():
     with torch.no_grad():
         FlowDistribution(dist.Normal(torch.zeros(parts.PART), 1.0).to_event(1), wide).sample((parts.FEWEST + 1,))
     assert wide.rows == parts.FEWEST
+
+
+@pytest.mark.parametrize(("base", "bound"), [((50, 3), (50, 2)), ((5, 50, 3), (5, 1, 2)), ((50, 3), (2,))])
+def test_a_layer_with_its_context_bound_gets_the_rows_that_belong_to_it(base, bound, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 21)
+    monkeypatch.setattr(parts, "FEWEST", 2)
+    layer = flow(context=2).condition(torch.randn(bound, dtype=torch.float64))
+    for one in (layer, layer.inv, Flow([layer])):
+        fn = FlowDistribution(normal(*base[:-1]), one)
+        x = torch.randn(base, dtype=torch.float64)
+        with torch.no_grad():
+            found = fn.log_prob(x)
+            assert fn.sample().shape == base
+        torch.testing.assert_close(found, fn.log_prob(x).detach())

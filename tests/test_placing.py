@@ -84,7 +84,7 @@ def anonymous():
 
 x = torch.from_file(sys.argv[1], shared=True, size=100_000 * 784).view(100_000, 784)
 vae = VAE(MLP(784, 8, 4), MLP(2, 8, 784), BernoulliPixels(784), StandardNormal(2))
-settings = {"compile": "eager", "batch_size": 1000, "progress": False}
+settings = {"compile": "eager", "batch_size": 100, "progress": False}  # what a trace leaves until collected is small
 fit(vae, x[:2000], epochs=1, **settings)
 before, peak, done = anonymous(), [0], threading.Event()
 

@@ -98,6 +98,19 @@ def test_steep_and_flat_bins_do_not_lose_the_logarithm():
     assert log_slope.isfinite().all() and bool((y.diff() > -1e-6).all())
 
 
+def test_the_inverse_has_a_slope_just_below_every_knot():
+    """Rounding can put the root of a bin's last entry above 1, where the slope is negative and its logarithm NaN."""
+    bins, slopes = draws(20_000, torch.float32, scale=5.0)
+    shares = (bins.double().softmax(-1) * (1 - K * MIN_BIN) + MIN_BIN).cumsum(-1)[:, 1, :-1]
+    knots = (2 * BOUND * shares - BOUND).float().T
+    for _ in range(3):
+        knots = torch.nextafter(knots, torch.tensor(-9.0))
+        x, log_slope = rational_quadratic(
+            knots, bins.expand(K - 1, -1, -1, -1), slopes.expand(K - 1, -1, -1), BOUND, inverse=True
+        )
+        assert x.isfinite().all() and log_slope.isfinite().all()
+
+
 def test_zeros_make_the_identity():
     x = torch.linspace(-5, 5, 101, dtype=torch.float64)
     y, log_slope = rational_quadratic(x, x.new_zeros(101, 2, K), x.new_zeros(101, K - 1), BOUND)

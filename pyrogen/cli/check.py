@@ -17,7 +17,7 @@ def check(folder: Path) -> dict[str, str | None]:
     """What is wrong with each part of a run; None where nothing is. Nothing is changed.
 
     A run that still trains, or was interrupted, has checkpoints and no result yet. Pictures and other files that a
-    result lists are read to their ends; that they are those that were written is checked of the weights alone.
+    result lists are whole; that nothing in them was changed is checked of the weights and the checkpoints alone.
 
     Raises:
         DataError: the folder holds no run.
@@ -35,6 +35,9 @@ def check(folder: Path) -> dict[str, str | None]:
 
 
 def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
+    pipes = [name for name in ("result.json", "model.safetensors") if (folder / name).is_fifo()]
+    if pipes:
+        return dict.fromkeys(pipes, "is a pipe")
     try:
         result = read_result(folder)
     except DataError as error:
@@ -42,7 +45,8 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
     if unfinished and result.get("weights_sha256") is None:
         return {"result.json": None}  # it was interrupted between the two
     listed = result.get("files")
-    listed = listed if isinstance(listed, list) else []
+    if not isinstance(listed, list):
+        return {"result.json": f"its list of files is {listed!r:.50}"}
     names = [] if unfinished else [name for name in ALL if name in listed or (folder / name).exists()]
     others = {name: _unreadable(folder / name) for name in names if name not in ("result.json", "model.safetensors")}
     if "kernel" in result:  # the check of a kernel has no weights
@@ -62,7 +66,11 @@ def _result(folder: Path, unfinished: bool) -> dict[str, str | None]:
 
 
 def _unreadable(path: Path) -> str | None:
-    """Why a file cannot be read to its end."""
+    """Why a file is not whole."""
+    if not path.is_file():  # a pipe would be waited for
+        return "is missing"
+    if not path.stat().st_size:
+        return "is empty"
     try:
         if path.suffix == ".png":
             from matplotlib.image import imread  # which takes a while, and is for those who check
@@ -77,8 +85,7 @@ def _unreadable(path: Path) -> str | None:
         else:
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             [json.loads(line) for line in lines]
-    except FileNotFoundError:
-        return "is missing"
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is how a picture says that it is none
-        return f"cannot be read to its end: {error}"
+    # SyntaxError is how a picture says that it is none; the last two, what a bomb does
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"cannot be read to its end: {error or type(error).__name__}"
     return None

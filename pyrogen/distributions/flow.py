@@ -75,12 +75,12 @@ class FlowDistribution(dist.TorchDistribution):
     def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
         """Draws and their log-densities, in one pass."""
         z = self.base.rsample(Size(sample_shape))
-        x, log_det = _in_parts(self.layer.forward_and_log_det, z, self.context, self.event_dim)
+        x, log_det = self._in_parts(self.layer.forward_and_log_det, z)
         return x, self.base.log_prob(z) - log_det
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         z = self.base.rsample(Size(sample_shape))
-        x, log_det = _in_parts(self.layer.forward_and_log_det, z, self.context, self.event_dim)
+        x, log_det = self._in_parts(self.layer.forward_and_log_det, z)
         self._drawn = (x, z, log_det, torch.is_grad_enabled(), self._versions(x))
         return x
 
@@ -89,7 +89,7 @@ class FlowDistribution(dist.TorchDistribution):
         if self.has_rsample:
             return self.rsample(sample_shape)
         z = self.base.sample(Size(sample_shape))
-        return _in_parts(self.layer.forward_and_log_det, z, self.context, self.event_dim)[0]
+        return self._in_parts(self.layer.forward_and_log_det, z)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -99,11 +99,26 @@ class FlowDistribution(dist.TorchDistribution):
             same = x is value and versions == self._versions(x)
             if same and (with_gradient or not torch.is_grad_enabled()):
                 return self.base.log_prob(z) - log_det
-        z, log_det = _in_parts(self.layer.inverse_and_log_det, value, self.context, self.event_dim)
+        z, log_det = self._in_parts(self.layer.inverse_and_log_det, value)
         return self.base.log_prob(z) + log_det
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:  # pyright: ignore[reportIncompatibleMethodOverride]
         return FlowDistribution(self.base.expand(Size(batch_shape)), self.layer, self.context, validate_args=False)
+
+    def _in_parts(self, f: Callable[..., tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
+        """f of rows, part by part where that is faster: on a CPU, and without gradients, which keep all."""
+        context, batch_dim = self.context, x.dim() - self.event_dim
+        whole = torch.is_grad_enabled() or x.device.type != "cpu" or batch_dim < 1 or x.numel() == 0
+        if whole or (context is not None and context.dim() - 1 > batch_dim):  # which adds dimensions to the result
+            return f(x, context)
+        size = max(1, PART // x[0].numel(), FEWEST // x.shape[1:batch_dim].numel())
+        if len(x) <= size or not all(getattr(module, "by_rows", True) for module in self.layer.modules()):
+            return f(x, context)
+        pieces = x.split(size)
+        own = context is not None and context.dim() - 1 == batch_dim and len(context) > 1
+        contexts = context.split(size) if own else [context] * len(pieces)  # pyright: ignore[reportOptionalMemberAccess]
+        done = [f(piece, given) for piece, given in zip(pieces, contexts, strict=True)]
+        return torch.cat([y for y, _ in done]), torch.cat([log_det for _, log_det in done])
 
     def _versions(self, x: Tensor) -> tuple[Any, ...]:
         """Moves when a tensor that the density depends on is written into, or must not be differentiated any more."""
@@ -148,21 +163,3 @@ class NormalizingFlow(nn.Module):
 
 
 __all__ = ["FlowDistribution", "NormalizingFlow"]
-
-
-def _in_parts(
-    f: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]], x: Tensor, context: Tensor | None, event_dim: int
-) -> tuple[Tensor, Tensor]:
-    """f of rows, part by part where that is faster: on a CPU, and without gradients, for which all would be kept."""
-    batch_dim = x.dim() - event_dim
-    whole = torch.is_grad_enabled() or x.device.type != "cpu" or batch_dim < 1 or x.numel() == 0
-    if whole or (context is not None and context.dim() - 1 > batch_dim):  # which adds dimensions to the result
-        return f(x, context)
-    size = max(1, PART // x[0].numel(), FEWEST // x.shape[1:batch_dim].numel())
-    if len(x) <= size:
-        return f(x, context)
-    pieces = x.split(size)
-    own = context is not None and context.dim() - 1 == batch_dim and len(context) > 1
-    contexts = context.split(size) if own else [context] * len(pieces)  # pyright: ignore[reportOptionalMemberAccess]
-    done = [f(piece, given) for piece, given in zip(pieces, contexts, strict=True)]
-    return torch.cat([y for y, _ in done]), torch.cat([log_det for _, log_det in done])

@@ -84,4 +84,5 @@ def _root(u: Tensor, h: Tensor, m: Tensor, s0: Tensor, bend: Tensor) -> Tensor:
     a = h * m - b
     c = -m * u
     # rounding alone can make it negative
-    return 2 * c / (-b - torch.sqrt((b * b - 4 * a * c).clamp(min=0)))
+    t = 2 * c / (-b - torch.sqrt((b * b - 4 * a * c).clamp(min=0)))
+    return t.clamp(max=1)  # above it slopes may be negative

@@ -39,4 +39,4 @@ def packed(words: Tensor, low: int, n: int) -> Tensor:
     """
     parts = words.view(torch.int16)[:n].to(torch.float32)
     # in one pass, and exact: every number on the way is a multiple of 2^-24 below 1
-    return torch.add(torch.tensor(0.5 + low * 2.0**-24, device=parts.device), parts, alpha=2.0**-16, out=parts)
+    return torch.add(parts.new_tensor(0.5 + low * 2.0**-24), parts, alpha=2.0**-16, out=parts)

@@ -29,6 +29,8 @@ class FromPyro(Layer):
         ShapeError: a transform of pictures or matrices.
     """
 
+    by_rows = False  # it may be conditioned, which does not show
+
     def __init__(self, transform: Any, width: int) -> None:
         super().__init__(width)
         wrong = any(isinstance(part, pyro_transforms.BatchNorm) for part in _parts(transform))

@@ -35,6 +35,8 @@ class Layer(TransformModule, ABC):
     domain = constraints.real_vector
     codomain = constraints.real_vector
     bijective = True
+    by_rows = True
+    """Whether some rows may go through without the others: not where the layer holds a tensor with an entry per row."""
 
     def __init__(self, width: int | None, context: int = 0) -> None:
         super().__init__(cache_size=0)
@@ -170,6 +172,7 @@ class Conditioned(Layer):
                 fix=f"{type(layer).__name__}(..., context={context.shape[-1] if context.dim() else 1})",
             )
         self.layer, self.given = layer, context
+        self.by_rows = context.dim() == 1
         self.domain, self.codomain = layer.domain, layer.codomain
 
     def __getstate__(self) -> dict[str, Any]:
