@@ -6,7 +6,8 @@ All train the same architecture, couplings in which every other entry decides, w
 of the warped mixture. In every round each contestant runs, in an order that rotates, and the ratio of our time to
 theirs is taken within the round; medians over rounds go to benchmarks/results/flows.json, with the test score after
 the training steps. "ours" is the loop of `fit(compile="auto")` in a long run, whose choice the result names,
-"ours-graph" that of "graph", "ours-eager" a hand-written loop, as the peers' are, except FlowJAX's, which XLA compiles.
+"ours-graph" that of "graph", "ours-eager" a hand-written loop, as the peers' are, except FlowJAX's, which XLA compiles
+and whose couplings take halves between permutations.
 Pyro's own transforms, zuko, nflows, normflows and FlowJAX take part where they are installed; the ratio of one that is
 not is null, with the reason. A draw from an autoregressive density takes D passes.
 """

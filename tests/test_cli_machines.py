@@ -90,3 +90,8 @@ def test_posterior_draws_without_a_known_log_z_are_not_made_in_plain_words(tmp_p
     tables = TABLES | {"model": {"name": "rbm", "hidden": 40}, "fit": {"epochs": 1, "batch_size": 500}}
     outcome = run(Recipe.of(tables, "rbm"), tmp_path / "rbm", quiet=True, device="cpu")
     assert outcome.not_made["posterior.nc"] == "the density of a draw needs log Z, which is only estimated"
+    assert outcome.result["best_valid"] is None  # the best of estimates is the luckiest
+
+
+def test_scores_that_are_exact_have_a_best(folder):
+    assert Saved.open(folder, "cpu").result["best_valid"] is not None

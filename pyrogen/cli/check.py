@@ -81,10 +81,11 @@ def _unreadable(path: Path) -> str | None:
 
             h5py.File(path, "r").close()  # it knows how long it should be
         elif path.suffix == ".toml":
-            tomllib.loads(path.read_text())
+            tomllib.loads(path.read_text("utf-8"))
         else:
-            lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-            [json.loads(line) for line in lines]
+            text = path.read_text("utf-8")
+            for document in text.splitlines() if path.suffix == ".jsonl" else [text]:
+                json.loads(document)
     # SyntaxError is how a picture says that it is none; the last two, what a bomb does
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"cannot be read to its end: {error or type(error).__name__}"
