@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyrogen.distributions import Autoregressive
 from pyrogen.errors import SettingsError, ShapeError, SupportError
-from pyrogen.nn.autoregressive import MaskedMLP, make_orders
+from pyrogen.nn.autoregressive import MaskedMLP, make_orders, raster_orders
 from tests.autoregressive import BITS, DISCRETE, NETWORKS, joint, made, states, strong
 from tests.statistics import assert_frequencies, assert_mean
 
@@ -89,8 +89,36 @@ def expected_dependencies(network, which: int) -> int:
 def test_even_degrees_let_everything_through_when_the_layers_are_as_wide_as_the_input():
     network, _ = made(7, (30, 20))
     assert expected_dependencies(network, 0) == 21
+    several, _ = made(6, (20, 15), n=4, degrees="even", order=raster_orders((1, 2, 3), 4))
+    assert [expected_dependencies(several, which) for which in range(4)] == [15] * 4
     narrow, _ = made(8, (3, 2))
     assert expected_dependencies(narrow, 0) < 28  # so that the count of what there is means something
+
+
+def test_raster_scans_start_in_a_corner_each_and_are_followed_by_the_same_backwards():
+    scans = raster_orders((1, 2, 3))
+    assert scans.tolist() == [
+        *([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]),  # along the rows
+        *([0, 3, 1, 4, 2, 5], [5, 2, 4, 1, 3, 0]),  # along the columns
+        *([2, 1, 0, 5, 4, 3], [3, 4, 5, 0, 1, 2]),  # and from the end of the first row
+        *([2, 5, 1, 4, 0, 3], [3, 0, 4, 1, 5, 2]),
+    ]
+    # variable d = (c H + i) W + j, the two channels of a pixel one after the other
+    assert raster_orders((2, 1, 3), 1).tolist() == [[0, 3, 1, 4, 2, 5]]
+    with pytest.raises(SettingsError, match="9 raster scans"):
+        raster_orders((1, 2, 3), 9)
+    with pytest.raises(SettingsError, match="number of scans"):
+        raster_orders((1, 2, 3), 0)
+    with pytest.raises(ShapeError, match=r"\(784,\)"):
+        raster_orders((784,))
+
+
+def test_a_scan_and_the_same_backwards_share_hardly_a_weight():
+    network, _ = made(12, (36, 24), n=3, degrees="even", direct=True, order=raster_orders((1, 3, 4), 3))
+    forward, backward, across = (network.masks(which) for which in range(3))
+    for there, back, along in zip(forward, backward, across, strict=True):
+        assert float((there * back).mean()) <= 2 / 12  # a unit and its own place, and the last two places
+        assert 0.4 < float(there.mean()) < 0.6 and float((there * along).mean()) > 0.3
 
 
 @pytest.mark.parametrize("name", DISCRETE)

@@ -253,5 +253,8 @@ def test_settings_of_recipes_are_refused_by_name():
     with pytest.raises(SettingsError, match="'components' for binary"):
         MADE.build(4, (1, 2, 2), "binary", components=3)
     assert MADE.build(4, (1, 2, 2), "grey17", hidden=[3]).conditional.outputs == 17
+    scanning = MADE.build(6, (1, 2, 3), "binary", order="raster", n_orders=2, hidden=[8]).network
+    assert scanning.orders.tolist() == [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]]
+    assert scanning.get_buffer("degrees0").sum(0).tolist() == [6, 6, 7, 7, 7, 7, 7, 6]
     assert NADE.build(4, (1, 2, 2), "real", hidden=3, components=5).conditional.outputs == 15
     assert isinstance(DeepNADE.build(4, (1, 2, 2), "binary", hidden=[3]).network, nn.Module)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrogen.distributions.autoregressive import Conditional
 from pyrogen.models.autoregressive.base import AutoregressiveModel, conditional_for
 from pyrogen.models.contracts import refuse_unknown
-from pyrogen.nn.autoregressive import MaskedMLP, make_orders
+from pyrogen.nn.autoregressive import MaskedMLP, make_orders, raster_orders
 
 
 class MADE(AutoregressiveModel):
@@ -29,9 +29,11 @@ class MADE(AutoregressiveModel):
         width: D.
         hidden: widths of the hidden layers; they may be narrower than D.
         conditional: the family of each variable: bits unless given; also levels (categories) and reals.
-        order: "natural", "random" (a new one for each m), or a permutation of 0..D-1.
+        order: "natural", "random" (a new one for each m), a permutation of 0..D-1, or M of them, (M, D), such as
+            `raster_orders`; in a recipe that is "raster".
         n_orders: M, the number of orders and masks.
-        degrees: "even" or "random"; random with several masks.
+        degrees: "even" or "random"; random with several masks unless given. Under a scan and the same backwards even
+            degrees share hardly a weight, so that two orders train as well as one.
         direct: connect the inputs to the outputs, too.
         sees_mask: give each layer weights on its mask.
         activation: "relu", "elu", "tanh" or "sigmoid".
@@ -92,5 +94,7 @@ class MADE(AutoregressiveModel):
             "one_hot",
         )
         refuse_unknown(cls.recipe, settings, dict.fromkeys(known))
+        if settings.get("order") == "raster":
+            settings = {"degrees": "even"} | settings | {"order": raster_orders(shape, settings.get("n_orders", 1))}
         family = {key: settings.pop(key) for key in ("components", "one_hot") if key in settings}
         return cls(width, conditional=conditional_for(support, **family), **settings)

@@ -3,8 +3,9 @@
 from pyrogen.nn.autoregressive.gated import GatedPixels
 from pyrogen.nn.autoregressive.made import MaskedMLP
 from pyrogen.nn.autoregressive.nade import NADENetwork
-from pyrogen.nn.autoregressive.network import NaiveStepper, Network, Stepper, check_orders, make_orders
+from pyrogen.nn.autoregressive.network import NaiveStepper, Network, Stepper
 from pyrogen.nn.autoregressive.orderless import OrderlessNetwork
+from pyrogen.nn.autoregressive.orders import check_orders, make_orders, raster_orders
 from pyrogen.nn.autoregressive.picture import PictureNetwork
 from pyrogen.nn.autoregressive.recurrent import RecurrentPixels
 
@@ -20,4 +21,5 @@ __all__ = [
     "Stepper",
     "check_orders",
     "make_orders",
+    "raster_orders",
 ]

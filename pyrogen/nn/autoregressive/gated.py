@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from pyrogen.nn.autoregressive.network import Stepper, check_count
+from pyrogen.nn.autoregressive.network import Stepper
+from pyrogen.nn.autoregressive.orders import check_count
 from pyrogen.nn.autoregressive.picture import PictureNetwork, PictureStepper, check_kernel, check_part, there
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyrogen.errors import SettingsError
-from pyrogen.nn.autoregressive.network import Network, Stepper, check_count
+from pyrogen.nn.autoregressive.network import Network, Stepper
+from pyrogen.nn.autoregressive.orders import check_count
 
 ACTIVATIONS = {"relu": torch.relu, "elu": functional.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
@@ -53,8 +54,8 @@ class MaskedMLP(Network):
         h_1 = a((W_1 * [m_1 >= k]) x + b_1),     h_l = a((W_l * [m_l >= m_(l-1)]) h_(l-1) + b_l)
         output at place k = (V * [k > m_L]) h_L + c  [+ (A * [k > k']) x, the direct connections]
 
-    Degrees are even over 1..D-1, or random with at least the least degree of the layer before. There are as
-    many sets of random degrees as there are orders. A hidden layer may be narrower than the input.
+    Degrees are even over 1..D-1 (with several orders, over the variables: `make_degrees`), or random with at least the
+    least degree of the layer before, and drawn for each order. A hidden layer may be narrower than the input.
 
     Source: Germain et al. 2015 (MADE), arXiv:1502.03509.
 
@@ -98,7 +99,7 @@ class MaskedMLP(Network):
         places.scatter_(1, self.orders, torch.arange(1, width + 1).expand_as(places))
         self.places: Tensor
         self.register_buffer("places", places.int())
-        for i, table in enumerate(make_degrees(width, self.hidden, self.n_orders, degrees, seed)):
+        for i, table in enumerate(make_degrees(places, self.hidden, degrees, seed)):
             self.register_buffer(f"degrees{i}", table.int())
         widths = [width * inputs, *hidden]
         self.layers = nn.ModuleList(
@@ -114,14 +115,17 @@ class MaskedMLP(Network):
             self.register_load_state_dict_post_hook(_keep_again)
 
     def _keep_masks(self) -> None:
-        """With one order the masks never change; kept as numbers, which multiply faster than truth values."""
+        """With one order the masks never change."""
         self.kept = []
         for i, mask in enumerate(self._masks(0)):
-            self.register_buffer(f"mask{i}", mask.to(self.out.weight), persistent=False)
+            self.register_buffer(f"mask{i}", mask, persistent=False)
             self.kept.append(f"mask{i}")
 
     def masks(self, which: int | Tensor = 0) -> list[Tensor]:
-        """Of the hidden layers, of the output and of the direct connections, each (out, in), for one order."""
+        """Zeros and ones for one order: of hidden layers, output and direct connections, each (out, in).
+
+        As numbers: weights times truth values take five times as long on a CPU.
+        """
         return [self.get_buffer(name) for name in self.kept] or self._masks(which)
 
     def _masks(self, which: int | Tensor) -> list[Tensor]:
@@ -129,19 +133,18 @@ class MaskedMLP(Network):
         read, written = _each(place, self.inputs), _each(place, self.outputs)
         degrees = [read, *(_pick(self.get_buffer(f"degrees{i}"), which) for i in range(len(self.hidden)))]
         inside = [after[:, None] >= before for before, after in pairwise(degrees)]
-        out = written[:, None] > degrees[-1]
-        return [*inside, out, out if not self.hidden else written[:, None] > read]
+        direct = [] if self.direct is None else [written[:, None] > read]
+        return [mask.to(self.out.weight) for mask in (*inside, written[:, None] > degrees[-1], *direct)]
 
     def forward(self, encoded: Tensor, context: Tensor | None = None, which: int | Tensor = 0) -> Tensor:
-        *inside, out, direct = self.masks(which)
-        h = encoded
-        for layer, mask in zip(self.layers, inside, strict=True):
+        masks, h = self.masks(which), encoded
+        for layer, mask in zip(self.layers, masks, strict=False):
             h = self.activation(layer(h, mask, context))
             if self.dropout and self.training:
                 h = functional.dropout(h, self.dropout)
-        y = self.out(h, out, context)
+        y = self.out(h, masks[len(self.layers)], context)
         if self.direct is not None:
-            y = y + functional.linear(encoded, self.direct * direct)
+            y = y + functional.linear(encoded, self.direct * masks[-1])
         return y.reshape(*encoded.shape[:-1], self.width, self.outputs)
 
     def stepper(self, n: int, context: Tensor | None = None, which: int = 0) -> Stepper:
@@ -158,17 +161,26 @@ def _keep_again(network: MaskedMLP, _: object) -> None:
     network._keep_masks()
 
 
-def make_degrees(width: int, hidden: Sequence[int], n: int, kind: str, seed: int) -> list[Tensor]:
-    """For each hidden layer, (n, H): how many variables, from the first of the order on, a unit may see.
+def make_degrees(places: Tensor, hidden: Sequence[int], kind: str, seed: int) -> list[Tensor]:
+    """For each hidden layer, (M, H): how many variables, from the first of the order on, a unit may see.
+
+    Even degrees give each unit a variable, evenly along the first order, and under every order the unit sees up to it
+    and no further: what it reads of a picture stays in one place. Random ones are drawn for each order anew.
+
+    Args:
+        places: of the variables in each of the M orders, from 1, (M, D).
+        kind: "even" or "random".
 
     Raises:
-        SettingsError: another kind than "even" or "random".
+        SettingsError: another kind.
     """
     if kind not in ("even", "random"):
         raise SettingsError(got=f"degrees {kind!r}", need="'even' or 'random'", fix="'even'")
-    last = max(width - 1, 0)
+    n, width = places.shape
+    last = width - 1
     if kind == "even":
-        return [(torch.arange(size) * last // size + min(1, last)).repeat(n, 1) for size in hidden]
+        first, several = places[0].argsort(), width if n > 1 else last  # nothing sees the last one of a single order
+        return [places[:, first[torch.arange(size) * several // size]].clamp(max=last) for size in hidden]
     source, tables = torch.Generator().manual_seed(seed), []
     least = torch.full((n, 1), min(1, last))
     for size in hidden:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrogen.errors import SettingsError
-from pyrogen.nn.autoregressive.network import Network, Stepper, check_count
+from pyrogen.nn.autoregressive.network import Network, Stepper
+from pyrogen.nn.autoregressive.orders import check_count
 from pyrogen.ops import nade
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyrogen.errors import SettingsError, ShapeError
+from pyrogen.nn.autoregressive.orders import check_count, check_orders
 
 
 class Stepper(ABC):
@@ -102,55 +102,3 @@ class NaiveStepper(Stepper):
     def push(self, encoded: Tensor) -> None:
         self.columns[self.order[self.k]] = encoded
         self.k += 1
-
-
-def check_orders(orders: Tensor, width: int) -> Tensor:
-    """The orders as (M, D) int64.
-
-    Raises:
-        ShapeError: not (D,) or (M, D).
-        SettingsError: one that is not a permutation of 0..D-1.
-    """
-    orders = torch.as_tensor(orders)
-    orders = orders[None] if orders.dim() == 1 else orders
-    if orders.dim() != 2 or orders.shape[1] != width or orders.shape[0] < 1:
-        raise ShapeError(
-            got=f"an order of shape {tuple(orders.shape)}",
-            need=f"({width},), or (M, {width}) for several",
-            fix=f"torch.randperm({width})",
-        )
-    wrong = (orders.sort(1).values != torch.arange(width, device=orders.device)).any(1)
-    if orders.is_floating_point() or bool(wrong.any()):
-        first = orders[int(wrong.byte().argmax())].tolist()
-        shown = f"{first[:10]}..." if len(first) > 10 else f"{first}"
-        raise SettingsError(
-            got=f"an order that is not a permutation: {shown}",
-            need=f"each of 0..{width - 1} once, as integers",
-            fix=f"torch.arange({width}), or torch.randperm({width})",
-        )
-    return orders.long()
-
-
-def make_orders(order: str | Tensor | Sequence[int], width: int, n: int = 1, seed: int = 0) -> Tensor:
-    """n orders, (n, D): "natural" for 0, 1, ..., "random" for permutations drawn with the seed, or a given one.
-
-    Raises:
-        SettingsError: another word, or an order that is none.
-    """
-    check_count("the number of orders", n, 1)
-    if isinstance(order, str):
-        if order == "natural":
-            return torch.arange(width).repeat(n, 1)
-        if order == "random":
-            source = torch.Generator().manual_seed(seed)
-            return torch.stack([torch.randperm(width, generator=source) for _ in range(n)])
-        raise SettingsError(got=f"order {order!r}", need="'natural', 'random', or a permutation", fix="'natural'")
-    orders = check_orders(torch.as_tensor(order), width)
-    if orders.shape[0] not in (1, n):
-        raise SettingsError(got=f"{orders.shape[0]} orders for {n}", need="one, or as many", fix="a single order")
-    return orders.repeat(n, 1) if orders.shape[0] == 1 else orders
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise SettingsError(got=f"{name} = {value!r}", need=f"a whole number, {least} or more", fix=f"{max(least, 1)}")

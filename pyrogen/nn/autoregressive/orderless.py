@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pyrogen.errors import SettingsError
 from pyrogen.nn.autoregressive.made import ACTIVATIONS
-from pyrogen.nn.autoregressive.network import Network, Stepper, check_count, check_orders
+from pyrogen.nn.autoregressive.network import Network, Stepper
+from pyrogen.nn.autoregressive.orders import check_count, check_orders
 
 _AT_ONCE = 1 << 22
 """Entries of a hidden layer for rows and prefixes together."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from pyrogen.errors import SettingsError, ShapeError
-from pyrogen.nn.autoregressive.network import Network, Stepper, check_count
+from pyrogen.nn.autoregressive.network import Network, Stepper
+from pyrogen.nn.autoregressive.orders import check_count
 
 
 class PictureNetwork(Network):

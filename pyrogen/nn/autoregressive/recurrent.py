@@ -11,7 +11,8 @@ from torch.nn.functional import conv2d, linear, pad
 
 from pyrogen.errors import SettingsError
 from pyrogen.nn.autoregressive.lstm import DiagonalBiLSTM, PixelLayer, RowLSTM
-from pyrogen.nn.autoregressive.network import Stepper, check_count
+from pyrogen.nn.autoregressive.network import Stepper
+from pyrogen.nn.autoregressive.orders import check_count
 from pyrogen.nn.autoregressive.picture import PictureNetwork, PictureStepper, check_kernel, check_part
 
 KINDS = ("row", "diagonal")
