@@ -206,7 +206,8 @@ def evaluate(
 ) -> None:
     """Measure log p(x) of a trained model on held-out rows."""
     from pyrogen.cli.report import number
-    from pyrogen.cli.run import finite, measure
+    from pyrogen.cli.result import finite
+    from pyrogen.cli.run import measure
     from pyrogen.cli.saved import Saved
 
     saved = Saved.open(folder, device)

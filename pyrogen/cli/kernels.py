@@ -28,7 +28,7 @@ from pyrogen.cli import toml
 from pyrogen.cli.folder import Folder
 from pyrogen.cli.pictures import png
 from pyrogen.cli.recipe import read_toml
-from pyrogen.cli.run import versions, write_json
+from pyrogen.cli.result import versions, write_json
 from pyrogen.data import Dataset, load
 from pyrogen.diagnostics import tempering_ladder
 from pyrogen.distributions.boltzmann import Bernoulli, Machine, log_partition

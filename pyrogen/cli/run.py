@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import platform
 import shutil
 import sys
 import tempfile
@@ -12,19 +10,18 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrogen import __version__
 from pyrogen.cli import toml
 from pyrogen.cli.build import build_model, check_data, load_data
 from pyrogen.cli.folder import FILES, OF_MACHINES, PRETRAINING, Folder, read_result
 from pyrogen.cli.pictures import annealing, pictures, png
 from pyrogen.cli.recipe import Recipe
+from pyrogen.cli.result import first_result, parameters, write_json
 from pyrogen.cli.train import pretrain, train
 from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
@@ -101,13 +98,13 @@ def run(
             place = ranks.at_first(lambda: stack.enter_context(claimed))
             if overwrite and folder is not None:
                 folder.forget_pretraining()
-            say(f"{recipe.model}, {_parameters(model):,} parameters, on {rows}, {target}")
+            say(f"{recipe.model}, {parameters(model):,} parameters, on {rows}, {target}")
             pretraining = Path(out) / PRETRAINING
             if recipe.fit.greedy:
                 pretrain(recipe, model, data["train"], target, pretraining, not quiet, say)
             trained = train(recipe, model, data, target, place, not quiet)
             say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
-            outcome = Outcome(Path(out), _result(recipe, data, trained))
+            outcome = Outcome(Path(out), first_result(recipe, data, trained))
             if folder is not None and place is not None:  # in the other processes they are not
                 _finish(outcome, folder, recipe, data, trained, start, say)
                 place.checkpoints.clear()
@@ -199,37 +196,6 @@ def measure(recipe: Recipe, model: Model, x: Tensor, train: Tensor, method: str,
     return log_likelihood(model, x, method=None if method == "auto" else method, **settings)  # type: ignore[arg-type]
 
 
-def _result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
-    """What is known when training ends."""
-    valid = trained.history.get("valid") if trained.objective.comparable(trained.model) else None
-    used = {"mode": trained.settings["compile"], "reason": trained.settings["compile_reason"]}
-    return {
-        "model": recipe.model,
-        "data": recipe.data,
-        "split": recipe.evaluate.split,
-        "seed": recipe.seed,
-        "log_likelihood": None,
-        "latent": None,
-        "khat": None,
-        "outcome": trained.outcome,
-        "last": {name: values[-1] for name, values in trained.history.items()},
-        "best_valid": max(valid) if valid else None,
-        "parameters": _parameters(trained.model),
-        "seconds": trained.seconds,
-        "fit_seconds": trained.seconds,
-        "device": str(next(trained.model.parameters()).device),
-        "threads": torch.get_num_threads(),
-        "settings": recipe.tables(),
-        **({"compiled": used} if recipe.fit.compile != "eager" else {}),
-        "versions": versions(),
-        "data_sha256": data.sha256,
-        "data_shape": list(data.shape),
-        "data_support": data.support,
-        "weights_sha256": None,
-        "files": list(FILES),
-    }
-
-
 def _latent(model: Model, x: Tensor, seed: int) -> dict[str, Any] | None:
     if not isinstance(model, Pair) or isinstance(model, Energy) or len(x) < 2:
         return None
@@ -273,32 +239,3 @@ def _posterior(outcome: Outcome, trained: Fit, x: Tensor, seed: int) -> None:
             "rows": k.numel(),
             "draws": POSTERIOR_DRAWS,
         }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The content as JSON, in which a number that is not finite is null."""
-    write_whole(path, (json.dumps(finite(content), indent=2, allow_nan=False) + "\n").encode())
-
-
-def finite(content: Any) -> Any:
-    """The content with None for NaN and infinity, which JSON does not know."""
-    if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _parameters(model: Model) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    out = {"pyrogen": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    for name, package in (("pyro", "pyro-ppl"), ("numpy", "numpy"), ("arviz", "arviz")):
-        try:
-            out[name] = version(package)
-        except PackageNotFoundError:
-            out[name] = "unknown"
-    return out

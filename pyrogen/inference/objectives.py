@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.inference.schedules import Schedule, at, check_schedule
+from pyrogen.inference.score_function import refuse_score, score_term, vimco_term
 from pyrogen.inference.terms import Latent, Terms, run
 from pyrogen.inference.weights import Weighed
 
@@ -55,7 +55,7 @@ class Objective(ABC):
         """
         terms = run(model, guide, *args, particles=self.particles, nesting=nesting, stop_guide=self.stops_guide)
         if self.stops_guide:
-            _refuse_score(terms, type(self).__name__)
+            refuse_score(terms, type(self).__name__)
         return self.value(terms, step)
 
     @abstractmethod
@@ -135,7 +135,7 @@ class ELBO(Objective):
         beta = at(self.beta, step)
         weighted_kl = {name: beta * terms.latents[name].scale * kl.sum(-1) for name, kl in kls.items()}
         local, overall = _split(terms, terms.weighted_likelihood, weighted_kl)
-        loss = -(local.mean() + overall.mean() / terms.size) - _score(terms, local, overall)
+        loss = -(local.mean() + overall.mean() / terms.size) - score_term(terms, local, overall)
         if self.free_bits:
             loss = loss + sum(beta * self._shortfall(terms, terms.latents[name], kl) for name, kl in kls.items())
         true_local, true_overall = _split(terms, terms.log_likelihood, {n: kl.sum(-1) for n, kl in kls.items()})
@@ -213,7 +213,7 @@ class IWAE(Objective):
             self._hook(terms, w)
             loss = -(w * log_w).sum(0).mean() * per_row
         else:
-            loss = -(rows.mean() + _vimco(terms, log_w.detach(), rows.detach())) * per_row
+            loss = -(rows.mean() + vimco_term(terms, log_w.detach(), rows.detach())) * per_row
         true_log_w = _one_weight(terms, *_split(terms, terms.log_likelihood, kls))
         bound = (true_log_w.logsumexp(0) - math.log(self.particles)).mean() * per_row
         return Value(loss, bound.detach())
@@ -248,51 +248,6 @@ def _one_weight(terms: Terms, local: Tensor, overall: Tensor) -> Tensor:
             fix="ELBO() for minibatches, or the whole data set as one batch",
         )
     return (local.sum(1) + overall).unsqueeze(1)
-
-
-def _score(terms: Terms, local: Tensor, overall: Tensor) -> Tensor:
-    """Score-function part of the gradient per row, with leave-one-out baselines."""
-    total = local.new_zeros(())
-    k = terms.particles
-    for site in terms.latents.values():
-        if site.reparameterized:
-            continue
-        if site.is_global:
-            signal = (local.mean(1, keepdim=True) + overall[:, None] / terms.size).detach()
-        else:
-            signal = local.detach()
-        baseline = (signal.sum(0) - signal) / (k - 1) if k > 1 else 0.0
-        total = total + ((signal - baseline) * site.log_q).mean()
-    return total - total.detach()
-
-
-def _vimco(terms: Terms, log_w: Tensor, rows: Tensor) -> Tensor:
-    """sum_k (L - L without particle k) log q_k over the sites that need a score, averaged over rows."""
-    sites = [site for site in terms.latents.values() if not site.reparameterized]
-    total = rows.new_zeros(())
-    if not sites:
-        return total
-    k = terms.particles
-    if k == 1:
-        signal = log_w
-    else:
-        others = (log_w.sum(0) - log_w) / (k - 1)
-        replaced = torch.where(torch.eye(k, dtype=torch.bool, device=log_w.device)[..., None], others, log_w)
-        signal = rows - (replaced.logsumexp(1) - math.log(k))
-    for site in sites:
-        log_q = site.log_q if log_w.shape[1] == site.log_q.shape[1] else site.log_q.sum(1, keepdim=True)
-        total = total + (signal * log_q).sum(0).mean()
-    return total - total.detach()
-
-
-def _refuse_score(terms: Terms, objective: str) -> None:
-    for name, site in terms.latents.items():
-        if not site.reparameterized:
-            raise ModelError(
-                got=f"{objective} by the path derivative with site {name!r}, which has no rsample",
-                need="reparameterized latent sites",
-                fix='gradient="auto", which uses the score function there',
-            )
 
 
 def _check_particles(particles: Any) -> None:
