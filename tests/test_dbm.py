@@ -125,6 +125,11 @@ def test_the_mean_field_is_exact_where_the_layers_above_are_not_coupled():
     torch.testing.assert_close(-model.free_energy(bits(3)) - log_partition(model.machine()), exact)
 
 
+def test_no_rows_have_a_mean_field_of_no_rows():
+    model = small(3, 2, 2)
+    assert [len(part) for part in model.mean_field(torch.empty(0, 3, dtype=torch.float64))] == [0, 0, 0]
+
+
 def test_mean_field_stops_when_it_stands():
     model = small(3, 2, 2, scale=0.1, updates=1_000, tolerance=1e-9)
     calls = 0

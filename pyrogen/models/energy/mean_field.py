@@ -37,7 +37,7 @@ def settled(
         before = means
         eta = machine.b[d:] + odd.mean(fixed + before @ rows) @ rows.T
         means = beside.mean(eta)
-        if update % 5 == 4 and bool((means - before).abs().max() < tolerance):
+        if update % 5 == 4 and bool(((means - before).abs() < tolerance).all()):
             break
     return torch.cat([x, means], -1), eta
 
