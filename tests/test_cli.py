@@ -386,6 +386,10 @@ def test_check_says_which_file_of_a_run_was_changed(finished, tmp_path):
         (folder / name).write_bytes(b"")
         assert f"bad  {name}: is empty" in here("check", folder).stdout
         (folder / name).write_bytes(content)
+    history = (folder / "history.json").read_text()
+    for wrong in ("NaN", "[1]", history.replace("[", "[NaN, ", 1)):
+        (folder / "history.json").write_text(wrong)
+        assert "bad  history.json: cannot be read to its end" in here("check", folder).stdout
     for name in ("samples.png", "history.json"):
         (folder / name).unlink()
         os.mkfifo(folder / name)  # which would be waited for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pyrogen.cli.saved import Saved
 from pyrogen.errors import DataError, DeviceError
 from pyrogen.inference.checkpoint import read_weights
 from pyrogen.inference.run_folder import CHECKPOINTS, check_training
+from pyrogen.inference.strict import read_json
 
 
 def check(folder: Path) -> dict[str, str | None]:
@@ -83,9 +83,9 @@ def _unreadable(path: Path) -> str | None:
         elif path.suffix == ".toml":
             tomllib.loads(path.read_text("utf-8"))
         else:
-            text = path.read_text("utf-8")
-            for document in text.splitlines() if path.suffix == ".jsonl" else [text]:
-                json.loads(document)
+            content = path.read_bytes()
+            for document in content.splitlines() if path.suffix == ".jsonl" else [content]:
+                read_json(document, path.name)
     # SyntaxError is how a picture says that it is none; the last two, what a bomb does
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"cannot be read to its end: {error or type(error).__name__}"
