@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from pyrogen.distributions import Autoregressive, BinaryConditional, LevelConditional, NormalConditional
 from pyrogen.distributions.autoregressive import Conditional
-from pyrogen.nn.autoregressive import MaskedMLP, NADENetwork, Network, OrderlessNetwork, make_orders, raster_orders
+from pyrogen.nn.autoregressive import (
+    MaskedMLP,
+    Members,
+    NADENetwork,
+    Network,
+    OrderlessNetwork,
+    make_orders,
+    raster_orders,
+)
 
 Made = tuple[Network, Conditional]
 BITS, LEVELS, REALS = BinaryConditional(), LevelConditional(3), NormalConditional(2)
@@ -42,6 +50,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "made-random-degrees": lambda: made(8, (9, 9), degrees="random"),
     "made-orders": lambda: made(7, (30, 20), n=5, degrees="random", sees_mask=True, direct=True),
     "made-scan-orders": lambda: made(6, (20, 15), n=4, degrees="even", order=raster_orders((1, 2, 3), 4)),
+    "made-members-orders": lambda: (Members([made(6, (12,), n=2, degrees="even")[0], made(6, (9,))[0]]), BITS),
     "made-levels": lambda: made(5, (12,), LEVELS, direct=True),
     "made-levels-numbers": lambda: made(5, (12,), LevelConditional(3, one_hot=False)),
     "made-context": lambda: made(6, (15,), context=2, direct=True),

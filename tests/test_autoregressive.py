@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyrogen.distributions import Autoregressive
 from pyrogen.errors import SettingsError, ShapeError, SupportError
-from pyrogen.nn.autoregressive import MaskedMLP, make_orders, raster_orders
+from pyrogen.models import MADE
+from pyrogen.nn.autoregressive import MaskedMLP, Members, make_orders, raster_orders
 from tests.autoregressive import BITS, DISCRETE, NETWORKS, joint, made, states, strong
 from tests.statistics import assert_frequencies, assert_mean
 
@@ -119,6 +120,25 @@ def test_a_scan_and_the_same_backwards_share_hardly_a_weight():
     for there, back, along in zip(forward, backward, across, strict=True):
         assert float((there * back).mean()) <= 2 / 12  # a unit and its own place, and the last two places
         assert 0.4 < float(there.mean()) < 0.6 and float((there * along).mean()) > 0.3
+
+
+def test_a_member_answers_under_its_own_orders_and_learns_from_them_alone():
+    x = torch.bernoulli(torch.full((5, 6), 0.5))
+    scans = raster_orders((1, 2, 3), 4)
+    model = MADE(6, (9,), order=scans, n_orders=4, degrees="even", members=2, direct=True)
+    both, first = model.network, model.network.networks[0]
+    strong(both)
+    assert torch.equal(both.orders, scans) and torch.equal(first.orders, scans[:2])
+    assert torch.equal(both(x, None, 1), first(x, None, 1))
+    model.dist(which=torch.tensor(3)).log_prob(x).sum().backward()
+    assert all(p.grad is None for p in first.parameters())
+    assert all(p.grad is not None for p in both.networks[1].parameters())
+    with pytest.raises(SettingsError, match="4 orders for 3 members"):
+        MADE(6, order=scans, n_orders=4, members=3)
+    with pytest.raises(SettingsError, match="number of members"):
+        MADE(6, members=0)
+    with pytest.raises(SettingsError, match="the same widths"):
+        Members([made(6, (9,))[0], made(7, (9,))[0]])
 
 
 @pytest.mark.parametrize("name", DISCRETE)

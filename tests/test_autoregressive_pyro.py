@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
@@ -160,6 +161,19 @@ def test_training_on_random_orders_becomes_a_graph_with_the_bits_of_eager(make):
     with torch.no_grad():
         best = max(trained[0][1]["valid"])
         assert float(trained[0][0].log_prob(x).mean()) == pytest.approx(best, abs=1e-5)
+
+
+def test_which_member_learns_is_chosen_in_python_and_a_graph_says_so():
+    x, trained = small("fvbn").sample(60), []
+    for mode, said in (("eager", nullcontext()), ("graph", pytest.warns(UserWarning, match="number.*in members.py"))):
+        torch.manual_seed(0)
+        model = MADE(4, (5,), order="random", n_orders=4, members=2, direct=True)
+        before = copy.deepcopy(model)
+        with said:
+            fit(model, x, epochs=4, batch_size=20, progress=False, compile=mode)
+        trained.append(model)
+    for a, b, start in zip(*(m.parameters() for m in (*trained, before)), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, start)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -102,6 +102,15 @@ def test_lasso_leaves_the_weights_of_a_step_that_was_not_taken():
     torch.testing.assert_close(W.detach(), torch.tensor([[2.0, 0.0]]), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("optimizer", [lambda p: FusedAdam(p, 0.5), lambda p: torch.optim.SGD(p, 0.5)])
+def test_lasso_leaves_the_weights_that_have_no_gradient(optimizer):
+    used, left = (torch.nn.Parameter(torch.full((1, 1), 2.0)) for _ in range(2))
+    made = lasso(1.0, optimizer)([used, left])
+    used.grad = torch.full_like(used, 1e-3)
+    made.step()
+    assert used.item() < 2 and left.item() == 2
+
+
 @pytest.mark.parametrize("cost", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_cost_that_is_none_is_refused(cost):
     with pytest.raises(SettingsError, match="positive number of nats"):

@@ -67,7 +67,8 @@ def lasso(
     s is how far the optimiser goes for a gradient of 1: (1 - dampening) / (1 - momentum) with SGD, 1 / (sqrt(v) + eps)
     with Adam, where v is its mean square of the weight's gradient. That is proximal gradient ascent of the bound
     - cost * sum |w|, with Adam in Adam's own metric: the maximum a posteriori under Laplace priors of scale
-    1 / (cost * rows). Weights that the data do not ask for are exactly zero. Vectors, such as biases, are free.
+    1 / (cost * rows). Weights that the data do not ask for are exactly zero. Vectors, such as biases, are free;
+    weights that have no gradient in a step pay nothing for it.
 
     Source: Daubechies, Defrise and De Mol 2004, arXiv:math/0307152; Langford, Li and Zhang 2009, for stochastic steps;
     Duchi, Hazan and Singer 2011, section 5, for metrics that are diagonal.
@@ -96,7 +97,7 @@ def lasso(
         for group in made.param_groups:
             most = cost * group["lr"] if found is None else cost * group["lr"] * (1 - found)
             for parameter in group["params"]:
-                if parameter.dim() == 2:
+                if parameter.dim() == 2 and parameter.grad is not None:
                     e = most * _reach(group, made.state.get(parameter, {}))
                     parameter.sub_(parameter.clamp(-e, e))
 

@@ -8,9 +8,10 @@ from typing import Any, Self
 from torch import Tensor
 
 from pyrogen.distributions.autoregressive import Conditional
+from pyrogen.errors import SettingsError
 from pyrogen.models.autoregressive.base import AutoregressiveModel, conditional_for
 from pyrogen.models.contracts import refuse_unknown
-from pyrogen.nn.autoregressive import MaskedMLP, make_orders, raster_orders
+from pyrogen.nn.autoregressive import MaskedMLP, Members, check_count, make_orders, raster_orders
 
 
 class MADE(AutoregressiveModel):
@@ -40,7 +41,11 @@ class MADE(AutoregressiveModel):
         dropout: share of the hidden units that are left out at random in training mode, where log_prob is then
             the noisy one that is trained.
         context: C, the width of what all is conditioned on; 0 for none.
+        members: G networks with weights of their own, each of M / G of the orders in turn; a step trains one of them.
         seed: of orders and degrees.
+
+    Raises:
+        SettingsError: the orders do not share out evenly among the members, or any other setting that cannot be.
     """
 
     recipe = "made"
@@ -60,24 +65,34 @@ class MADE(AutoregressiveModel):
         activation: str = "relu",
         dropout: float = 0.0,
         context: int = 0,
+        members: int = 1,
         seed: int = 0,
     ) -> None:
         conditional = conditional or conditional_for("binary")
-        network = MaskedMLP(
-            width,
-            make_orders(order, width, n_orders, seed),
-            hidden,
-            inputs=conditional.inputs,
-            outputs=conditional.outputs,
-            context=context,
-            direct=direct,
-            sees_mask=sees_mask,
-            degrees=degrees or ("even" if n_orders == 1 else "random"),
-            activation=activation,
-            dropout=dropout,
-            seed=seed,
-        )
-        super().__init__(network, conditional)
+        orders = make_orders(order, width, n_orders, seed)
+        check_count("the number of members", members, 1)
+        if n_orders % members:
+            raise SettingsError(
+                got=f"{n_orders} orders for {members} members", need="as many for each", fix=f"n_orders = {members}"
+            )
+        networks = [
+            MaskedMLP(
+                width,
+                own,
+                hidden,
+                inputs=conditional.inputs,
+                outputs=conditional.outputs,
+                context=context,
+                direct=direct,
+                sees_mask=sees_mask,
+                degrees=degrees or ("even" if len(own) == 1 else "random"),
+                activation=activation,
+                dropout=dropout,
+                seed=seed + i,
+            )
+            for i, own in enumerate(orders.chunk(members))
+        ]
+        super().__init__(networks[0] if members == 1 else Members(networks), conditional)
 
     @classmethod
     def build(cls, width: int, shape: tuple[int, int, int], support: str, **settings: Any) -> Self:
@@ -90,6 +105,7 @@ class MADE(AutoregressiveModel):
             "sees_mask",
             "activation",
             "dropout",
+            "members",
             "components",
             "one_hot",
         )

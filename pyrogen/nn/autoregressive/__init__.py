@@ -2,16 +2,18 @@
 
 from pyrogen.nn.autoregressive.gated import GatedPixels
 from pyrogen.nn.autoregressive.made import MaskedMLP
+from pyrogen.nn.autoregressive.members import Members
 from pyrogen.nn.autoregressive.nade import NADENetwork
 from pyrogen.nn.autoregressive.network import NaiveStepper, Network, Stepper
 from pyrogen.nn.autoregressive.orderless import OrderlessNetwork
-from pyrogen.nn.autoregressive.orders import check_orders, make_orders, raster_orders
+from pyrogen.nn.autoregressive.orders import check_count, check_orders, make_orders, raster_orders
 from pyrogen.nn.autoregressive.picture import PictureNetwork
 from pyrogen.nn.autoregressive.recurrent import RecurrentPixels
 
 __all__ = [
     "GatedPixels",
     "MaskedMLP",
+    "Members",
     "NADENetwork",
     "NaiveStepper",
     "Network",
@@ -19,6 +21,7 @@ __all__ = [
     "PictureNetwork",
     "RecurrentPixels",
     "Stepper",
+    "check_count",
     "check_orders",
     "make_orders",
     "raster_orders",
