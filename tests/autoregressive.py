@@ -55,6 +55,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "made-levels-numbers": lambda: made(5, (12,), LevelConditional(3, one_hot=False)),
     "made-context": lambda: made(6, (15,), context=2, direct=True),
     "made-one": lambda: made(1, (3,), direct=True),
+    "made-one-deep": lambda: made(1, (4, 3, 3), context=2),
     "made-real": lambda: made(4, (12,), REALS, direct=True),
     "nade": lambda: nade(8),
     "nade-relu-levels": lambda: nade(5, LEVELS, activation="relu"),

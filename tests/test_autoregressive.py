@@ -12,10 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyrogen.distributions import Autoregressive
 from pyrogen.errors import SettingsError, ShapeError, SupportError
+from pyrogen.inference.checkpoint import load_weights, save_weights
 from pyrogen.models import MADE
 from pyrogen.nn.autoregressive import MaskedMLP, Members, make_orders, raster_orders
 from tests.autoregressive import BITS, DISCRETE, NETWORKS, joint, made, states, strong
 from tests.statistics import assert_frequencies, assert_mean
+
+MEMBERS = ({}, {"n_orders": 2, "members": 2})
 
 
 class Calls(TorchDispatchMode):
@@ -231,6 +234,31 @@ def test_orders_masks_and_weights_survive_state_dict_and_pickle(name):
     expected = fn.log_prob(x)
     assert torch.equal(Autoregressive(other, fn.conditional, fn.context).log_prob(x), expected)
     assert torch.equal(pickle.loads(pickle.dumps(fn)).log_prob(x), expected)
+
+
+def test_weights_from_a_file_bring_their_orders_and_masks(tmp_path):
+    orders = [MADE(6, (9,), order="random", seed=seed, **members).eval() for members in MEMBERS for seed in (1, 2)]
+    x = torch.bernoulli(torch.full((20, 6), 0.5))
+    for a, b in zip(orders[::2], orders[1::2], strict=True):
+        strong(a)
+        assert repr(a.network) != repr(b.network)
+        save_weights(a, tmp_path / "w")
+        load_weights(b, tmp_path / "w")
+        assert torch.equal(a.log_prob(x), b.log_prob(x)) and repr(a.network) == repr(b.network)
+
+
+def test_the_repr_tells_networks_apart_that_differ_in_anything_but_weights():
+    options = [{}, {"order": "random"}, {"degrees": "random"}, {"activation": "tanh"}, {"dropout": 0.5}]
+    assert len({repr(MADE(6, (9,), **some)) for some in options}) == len(options)
+    assert repr(MADE(6, (9,))) == repr(MADE(6, (9,)))
+    assert "orders=" in repr(MADE(6, (9,)).to("meta"))
+
+
+def test_orders_that_are_given_are_copied():
+    scans = raster_orders((1, 2, 3), 2)
+    a, b = (MADE(6, (24,), order=scans, n_orders=2, members=members) for members in (1, 2))
+    a.load_state_dict(MADE(6, (24,), order="random", n_orders=2).state_dict())
+    assert torch.equal(scans, raster_orders((1, 2, 3), 2)) and torch.equal(b.network.orders, scans)
 
 
 def test_expanding_shares_one_pass_and_broadcasts_both_ways():

@@ -390,6 +390,12 @@ def test_check_says_which_file_of_a_run_was_changed(finished, tmp_path):
     for wrong in ("NaN", "[1]", history.replace("[", "[NaN, ", 1)):
         (folder / "history.json").write_text(wrong)
         assert "bad  history.json: cannot be read to its end" in here("check", folder).stdout
+    (folder / "history.json").write_text(history)
+    result = (folder / "result.json").read_text()
+    for wrong in (result.replace('"seconds": ', '"seconds": NaN, "s": ', 1), result.replace("{", '{"seed": 1, ', 1)):
+        (folder / "result.json").write_text(wrong)
+        assert "bad  result.json" in here("check", folder).stdout
+    (folder / "result.json").write_text(result)
     for name in ("samples.png", "history.json"):
         (folder / name).unlink()
         os.mkfifo(folder / name)  # which would be waited for

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +16,8 @@ import pytest
 import torch
 
 from pyrogen.errors import DataError, OutputError
-from pyrogen.inference import fit
+from pyrogen.inference import fit, lasso, max_norm
+from pyrogen.inference.keeper import code_of
 from pyrogen.inference.run_folder import RunFolder, check_training
 from tests.zoo import small
 
@@ -204,6 +206,41 @@ def test_resume_refuses_a_function_that_does_something_else_now(tmp_path):
     with pytest.raises(DataError):
         fit(model_of(0.001), rows, epochs=2, resume=True, **settings)
     assert fit(model_of(10.0), rows, epochs=2, resume=True, **settings).history["epoch"] == [1, 2]
+
+
+def test_the_hash_of_a_function_tells_what_functions_inside_it_close_over():
+    def sgd(rate):
+        return lambda parameters: torch.optim.SGD(parameters, rate)
+
+    same, other = lasso(0.1, sgd(0.5)), [lasso(0.2, sgd(0.5)), lasso(0.1, sgd(0.6)), max_norm(0.1, sgd(0.5))]
+    other += [lasso(0.1, partial(torch.optim.SGD, lr=rate)) for rate in (0.5, 0.6)]
+    told = [code_of(make) for make in (same, *other)]
+    assert code_of(lasso(0.1, sgd(0.5))) == told[0] and len(set(told)) == len(told)
+    assert code_of(partial(sgd, 0.5)) == code_of(partial(sgd, 0.5)) != code_of(partial(sgd, 0.6))
+
+    def calls_itself(n):
+        return calls_itself(n - 1) if n else 0
+
+    assert code_of(calls_itself) == code_of(calls_itself)
+
+
+def test_a_run_goes_on_only_with_what_its_folder_is_of(tmp_path):
+    rows, program = torch.linspace(-1, 1, 10), {"model": {"order": "natural"}}
+    settings = {"guide": lambda x: None, "batch_size": 10, "progress": False}
+
+    def model(x):
+        mean = pyro.param("mean", torch.tensor(0.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    for epochs, of in ((1, program), (2, program)):
+        with RunFolder(tmp_path / "run", resume=True, of=of) as folder:
+            assert len(fit(model, rows, epochs=epochs, folder=folder, **settings).history["epoch"]) == epochs
+    with (
+        RunFolder(tmp_path / "run", resume=True, of={"model": {"order": "random"}}) as folder,
+        pytest.raises(DataError, match="random"),
+    ):
+        fit(model, rows, epochs=3, folder=folder, **settings)
 
 
 def test_the_hash_of_a_function_is_the_same_in_every_process():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pyrogen.errors import DataError, OutputError, SettingsError
 from pyrogen.inference.run_folder import CHECKPOINTS, CONFIG, LOCK, METRICS, is_begun
+from pyrogen.inference.strict import read_json
 
 FILES = {
     "result.json": "the number with its error, settings, versions, checksums",
@@ -145,14 +145,14 @@ def read_result(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / "result.json"
     try:
-        result = json.loads(file.read_text("utf-8"))
+        result = read_json(file.read_bytes(), file.name)
     except OSError as error:
         raise DataError(
             got=f"{file}, which cannot be read: {error.strerror or error}",
             need="the folder of a run",
             fix="what `pyrogen run` or `pyrogen fit` wrote",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
             got=f"{file}, which is not JSON: {error}", need="an unchanged result", fix="a new run"
         ) from error

@@ -94,7 +94,7 @@ def run(
         model.prepare(data["train"])
         rows = f"{len(data['train']):,} rows of {data.name}"
         with ExitStack() as stack:
-            claimed = RunFolder(out, resume=resume, overwrite=overwrite)
+            claimed = RunFolder(out, resume=resume, overwrite=overwrite, of=recipe.tables()["model"])
             place = ranks.at_first(lambda: stack.enter_context(claimed))
             if overwrite and folder is not None:
                 folder.forget_pretraining()

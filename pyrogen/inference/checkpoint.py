@@ -63,6 +63,14 @@ def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = No
     with torch.no_grad():
         for name, tensor in stored.items():
             by_name[name].copy_(tensor)
+    derive(module)
+
+
+def derive(module: nn.Module) -> None:
+    """Let those modules inside that keep what follows from their buffers, and have a method `derive`, make it again."""
+    for part in module.modules():
+        if callable(again := getattr(part, "derive", None)):
+            again()
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -179,12 +180,28 @@ def identity_of(
     return found
 
 
-def code_of(function: Any) -> str:
-    """The name of a function and a hash of its code, constants, defaults and the numbers that it closes over."""
+def code_of(function: Any, inside: tuple[Any, ...] = ()) -> str:
+    """The name of a function and a hash of its code, constants, defaults, and the numbers that it closes over.
+
+    What functions and partial functions that it closes over close over in turn counts, too.
+    """
+    if isinstance(function, partial):
+        given = [_told(value, inside) for value in (*function.args, *sorted(function.keywords.items()))]
+        return f"partial {_told(function.func, inside)} {_stable(repr(given))}"
     names = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    closed = [(name, cell.cell_contents) for name, cell in names if isinstance(_content(cell), _PLAIN)]
+    told = [(name, _told(_content(cell), (*inside, function))) for name, cell in names]
+    closed = [pair for pair in told if pair[1] is not None]
     parts = (_code(function.__code__), closed, function.__defaults__)
     return f"{function.__qualname__} {hashlib.sha256(_stable(repr(parts)).encode()).hexdigest()[:16]}"
+
+
+def _told(value: Any, inside: tuple[Any, ...]) -> Any:
+    """What tells a value from others: itself if it is plain, code if it is a function; None for what cannot be told."""
+    if isinstance(value, _PLAIN):
+        return (value,)
+    if (inspect.isfunction(value) or isinstance(value, partial)) and not any(value is one for one in inside):
+        return code_of(value, inside)
+    return value.__qualname__ if isinstance(value, type) else None
 
 
 def _content(cell: Any) -> Any:

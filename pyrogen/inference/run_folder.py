@@ -40,17 +40,21 @@ class RunFolder:
     Args:
         resume: go on from the last good checkpoint, if there is one.
         overwrite: remove what an earlier training left.
+        of: what must be the same for a run to go on, besides what `fit` knows of, as JSON has it.
 
     Raises (on entering):
         OutputError: another process is in it, it holds a run and neither `resume` nor `overwrite` was asked for, or it
             cannot be written.
     """
 
-    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, resume: bool = False, overwrite: bool = False, of: Mapping[str, Any] | None = None
+    ) -> None:
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.checkpoints = Checkpoints(self.path / CHECKPOINTS)
         self.last: str | None = None  # the newest good checkpoint
         self.identity: dict[str, Any] = {}
+        self.of = {} if of is None else {"of": dict(of)}
         self._made = False
         self._held: FileLock | None = None
 
@@ -95,7 +99,7 @@ class RunFolder:
                 need="a folder for each run",
                 fix="another RunFolder, or RunFolder(..., resume=True) to go on",
             )
-        self.identity = json.loads(json.dumps(identity))  # as it is when it comes out of a file
+        self.identity = json.loads(json.dumps({**identity, **self.of}))  # as it comes out of a file
         for name, (tensors, meta) in self.checkpoints.last_good(most):
             self._compare(name, meta.get("identity"))
             if not isinstance(meta.get("training"), dict):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrogen.errors import DataError, ModelError
+from pyrogen.inference.checkpoint import derive
 from pyrogen.inference.compiling import Compile
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def put(training: Training, state: State) -> None:
         _copy(before, places)
         raise _misfit(f"numbers or an optimiser's state that are not of this one ({error})") from error
     _copy(tensors, places)
+    for module in training.programs.modules:
+        derive(module)
     # the best of scores that cannot be compared is not kept, though an earlier release did
     training.best = _best(training, tensors) if training.objective.comparable(training.programs.model) else []
     training.permutation = tensors["permutation"].clone()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyrogen.errors import SettingsError
-from pyrogen.nn.autoregressive.network import Network, Stepper
+from pyrogen.nn.autoregressive.network import Network, Stepper, short_digest
 from pyrogen.nn.autoregressive.orders import check_count
 
 ACTIVATIONS = {"relu": torch.relu, "elu": functional.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
@@ -110,13 +110,14 @@ class MaskedMLP(Network):
         if not hidden:
             nn.init.zeros_(self.out.weight)
         self.kept: list[str] = []
-        if self.n_orders == 1:
-            self._keep_masks()
-            self.register_load_state_dict_post_hook(_keep_again)
+        self.derive()
+        self.register_load_state_dict_post_hook(_derive)
 
-    def _keep_masks(self) -> None:
-        """With one order the masks never change."""
+    def derive(self) -> None:
+        """Make the masks again, which with one order are kept; to be called when orders or degrees were overwritten."""
         self.kept = []
+        if self.n_orders > 1:
+            return
         for i, mask in enumerate(self._masks(0)):
             self.register_buffer(f"mask{i}", mask, persistent=False)
             self.kept.append(f"mask{i}")
@@ -156,9 +157,14 @@ class MaskedMLP(Network):
     def start_at(self, parameters: Tensor) -> None:
         self.out.bias.copy_(parameters.flatten())
 
+    def extra_repr(self) -> str:
+        degrees = [self.get_buffer(f"degrees{i}") for i in range(len(self.hidden))]
+        options = f"activation={self.activation_name}, dropout={self.dropout}, degrees={short_digest(*degrees)}"
+        return f"{super().extra_repr()}, {options}"
 
-def _keep_again(network: MaskedMLP, _: object) -> None:
-    network._keep_masks()
+
+def _derive(network: MaskedMLP, _: object) -> None:
+    network.derive()
 
 
 def make_degrees(places: Tensor, hidden: Sequence[int], kind: str, seed: int) -> list[Tensor]:

@@ -55,9 +55,10 @@ class MaskedStepper(Stepper):
             self.layers.append((_picked(layer.weight, units[i + 1], units[i]), bias[units[i + 1]]))
         self.direct = None if network.direct is None else _picked(network.direct, units[-1], units[0])
         self.states = [network.out.weight.new_empty(len(unit), n) for unit in units]
-        for (_, bias), cut, state in zip(self.layers[:-1], self.cuts[1:], self.states[1:-1], strict=False):
-            state[: cut[0]] = bias[: cut[0]]  # units that see nothing, where there is one variable only
-            self.activation(state[: cut[0]])
+        for i, (weight, bias) in enumerate(self.layers[:-1]):
+            below, some = self.cuts[i][0], self.cuts[i + 1][0]  # units that see no variable, where there is but one
+            self.states[i + 1][:some] = bias[:some] + weight[:some, :below] @ self.states[i][:below]
+            self.activation(self.states[i + 1][:some])
         self._begin()
 
     def _begin(self) -> None:

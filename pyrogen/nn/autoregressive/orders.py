@@ -50,7 +50,7 @@ def make_orders(order: str | Tensor | Sequence[int], width: int, n: int = 1, see
         if order == "random":
             source = torch.Generator().manual_seed(seed)
             return torch.stack([torch.randperm(width, generator=source) for _ in range(n)])
-        need = "'natural', 'random', or permutations such as raster_orders(shape)"
+        need = "'natural', 'random', 'raster' in recipes of a MADE, or permutations such as raster_orders(shape)"
         raise SettingsError(got=f"order {order!r}", need=need, fix="'natural'")
     orders = check_orders(torch.as_tensor(order), width)
     if orders.shape[0] not in (1, n):
