@@ -33,7 +33,7 @@ from pyrogen.inference.checkpoints import Checkpoints
 from pyrogen.inference.parallel import Ranks
 from pyrogen.inference.run_folder import CHECKPOINTS, RunFolder
 from pyrogen.models import DBN, Energy, Model, Pair
-from pyrogen.ops import evenly, resolve_device
+from pyrogen.ops import denormals_flushed, evenly, resolve_device
 
 POSTERIOR_ROWS, POSTERIOR_DRAWS = 200, 200
 LATENT_ROWS = 2000
@@ -79,6 +79,8 @@ def run(
         Interrupted: a signal came while training; the run is saved.
     """
     start, ranks = time.perf_counter(), Ranks.here()
+    with denormals_flushed():
+        pass  # torch's threads start here, before data are read, and flush from now on
     quiet = quiet or ranks.rank > 0
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     target = resolve_device(device)
