@@ -330,6 +330,7 @@ def test_an_interrupt_saves_the_run_and_resume_ends_it_as_if_nothing_had_been(tm
     assert sorted(os.listdir(folder)) == sorted(FILES)
     for key in ("weights_sha256", "log_likelihood", "latent", "khat", "files"):
         assert result_of(folder)[key] == result_of(tmp_path / "whole")[key]
+    assert result_of(folder)["seconds"] > result_of(folder)["fit_seconds"]
 
 
 def test_resume_begins_goes_on_and_tells_what_is_finished(tmp_path, monkeypatch):

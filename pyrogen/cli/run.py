@@ -106,6 +106,7 @@ def run(
                 pretrain(recipe, model, data["train"], target, pretraining, not quiet, say)
             trained = train(recipe, model, data, target, place, not quiet)
             say(f"{trained.outcome} after {len(trained.history['epoch'])} epochs, {trained.seconds:.0f} s")
+            start = min(start, time.perf_counter() - trained.seconds)  # of a run that went on, all of it
             outcome = Outcome(Path(out), first_result(recipe, data, trained))
             if folder is not None and place is not None:  # in the other processes they are not
                 _finish(outcome, folder, recipe, data, trained, start, say)

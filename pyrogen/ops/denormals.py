@@ -15,7 +15,7 @@ _SHARE = 2**15
 def denormals_flushed() -> Iterator[None]:
     """Inside, a float below the smallest normal one (1e-38 in float32) is zero, in this thread of the CPU.
 
-    So it is in the threads that torch starts here, and from then on; those that it has started before go on as they were.
+    So it is in the threads that torch starts here, and from then on; those that it started before go on as they were.
 
     Processors take many times longer for such numbers, and training makes them: Adam's average of the
     gradients of a unit that has died shrinks by a tenth per step until it is one, and stays there.
