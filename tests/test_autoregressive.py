@@ -136,6 +136,11 @@ def test_a_member_answers_under_its_own_orders_and_learns_from_them_alone():
     model.dist(which=torch.tensor(3)).log_prob(x).sum().backward()
     assert all(p.grad is None for p in first.parameters())
     assert all(p.grad is not None for p in both.networks[1].parameters())
+    for wrong in (torch.tensor(-1), torch.tensor(4)):
+        with pytest.raises(SettingsError, match=f"order {int(wrong)}"):
+            model.dist(which=wrong).log_prob(x)
+    with pytest.raises(TypeError):
+        both(x, None, torch.tensor(1.7))
     with pytest.raises(SettingsError, match="4 orders for 3 members"):
         MADE(6, order=scans, n_orders=4, members=3)
     with pytest.raises(SettingsError, match="number of members"):

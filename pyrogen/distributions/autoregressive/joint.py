@@ -60,10 +60,8 @@ class Autoregressive(TorchDistribution):
         _check_context(network, context)
         if which is None and network.n_orders == 1:
             which = 0
-        if isinstance(which, int) and not 0 <= which < network.n_orders:
-            raise SettingsError(
-                got=f"order {which}", need=f"one of the network's {network.n_orders}, from 0", fix="which=None for all"
-            )
+        if isinstance(which, int):
+            network.checked(which)
         self.network, self.conditional, self.context, self.which = network, conditional, context, which
         batch_shape = torch.Size() if context is None else context.shape[:-1]
         super().__init__(batch_shape, torch.Size([network.width]), validate_args=validate_args)

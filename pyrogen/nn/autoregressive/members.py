@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +36,15 @@ class Members(Network):
         self._own = [(network, which) for network in networks for which in range(network.n_orders)]
 
     def forward(self, encoded: Tensor, context: Tensor | None = None, which: int | Tensor = 0) -> Tensor:
-        network, own = self._own[int(which)]
+        network, own = self._of(which)
         return network(encoded, context, own)
 
     def stepper(self, n: int, context: Tensor | None = None, which: int = 0) -> Stepper:
-        network, own = self._own[which]
+        network, own = self._of(which)
         return network.stepper(n, context, own)
+
+    def _of(self, which: int | Tensor) -> tuple[Network, int]:
+        return self._own[self.checked(index(which))]
 
     def start_at(self, parameters: Tensor) -> None:
         for network in self.networks:

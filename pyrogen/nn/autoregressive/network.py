@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyrogen.errors import SettingsError
 from pyrogen.nn.autoregressive.orders import check_count, check_orders
 
 
@@ -65,6 +66,18 @@ class Network(nn.Module, ABC):
     @property
     def n_orders(self) -> int:
         return self.orders.shape[0]
+
+    def checked(self, which: int) -> int:
+        """The number of an order.
+
+        Raises:
+            SettingsError: the network has no such order.
+        """
+        if not 0 <= which < self.n_orders:
+            raise SettingsError(
+                got=f"order {which}", need=f"one of the network's {self.n_orders}, from 0", fix="which=None for all"
+            )
+        return which
 
     @abstractmethod
     def forward(self, encoded: Tensor, context: Tensor | None = None, which: int | Tensor = 0) -> Tensor:
