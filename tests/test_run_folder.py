@@ -217,6 +217,7 @@ def test_the_hash_of_a_function_tells_what_functions_inside_it_close_over():
     told = [code_of(make) for make in (same, *other)]
     assert code_of(lasso(0.1, sgd(0.5))) == told[0] and len(set(told)) == len(told)
     assert code_of(partial(sgd, 0.5)) == code_of(partial(sgd, 0.5)) != code_of(partial(sgd, 0.6))
+    assert code_of(partial(lasso, 0.1, optimizer=sgd(0.5))) != code_of(partial(lasso, 0.1, optimizer=sgd(0.6)))
 
     def calls_itself(n):
         return calls_itself(n - 1) if n else 0

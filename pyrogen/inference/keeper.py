@@ -186,7 +186,8 @@ def code_of(function: Any, inside: tuple[Any, ...] = ()) -> str:
     What functions and partial functions that it closes over close over in turn counts, too.
     """
     if isinstance(function, partial):
-        given = [_told(value, inside) for value in (*function.args, *sorted(function.keywords.items()))]
+        named = (*enumerate(function.args), *function.keywords.items())
+        given = [(name, _told(value, inside)) for name, value in named]
         return f"partial {_told(function.func, inside)} {_stable(repr(given))}"
     names = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     told = [(name, _told(_content(cell), (*inside, function))) for name, cell in names]
