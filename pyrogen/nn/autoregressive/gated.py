@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from pyrogen.nn.autoregressive.network import Stepper
+from pyrogen.nn.autoregressive.network import Stepper, there
 from pyrogen.nn.autoregressive.orders import check_count
-from pyrogen.nn.autoregressive.picture import PictureNetwork, PictureStepper, check_kernel, check_part, there
+from pyrogen.nn.autoregressive.picture import PictureNetwork, PictureStepper, check_kernel, check_part
 
 
 class GatedLayer(nn.Module):

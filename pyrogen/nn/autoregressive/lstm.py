@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, linear, pad
 
-from pyrogen.nn.autoregressive.picture import there
+from pyrogen.nn.autoregressive.network import there
 
 
 class PixelLayer(nn.Module, ABC):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyrogen.errors import SettingsError
-from pyrogen.nn.autoregressive.network import Network, Stepper, short_digest
+from pyrogen.nn.autoregressive.network import Network, Stepper, short_digest, there
 from pyrogen.nn.autoregressive.orders import check_count
 
 ACTIVATIONS = {"relu": torch.relu, "elu": functional.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
@@ -205,9 +205,3 @@ def _pick(table: Tensor, which: int | Tensor) -> Tensor:
 
 def _each(degrees: Tensor, times: int) -> Tensor:
     return degrees if times == 1 else degrees[:, None].expand(-1, times).reshape(-1)
-
-
-def there(context: Tensor | None) -> Tensor:
-    if context is None:
-        raise SettingsError(got="no context", need="the context that the network was made for", fix="context=c")
-    return context

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pyrogen.nn.autoregressive.made import MaskedLinear, MaskedMLP, there
-from pyrogen.nn.autoregressive.network import Stepper
+from pyrogen.nn.autoregressive.made import MaskedLinear, MaskedMLP
+from pyrogen.nn.autoregressive.network import Stepper, there
 
 IN_PLACE = {"relu": torch.relu_, "elu": functional.elu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
 

@@ -125,3 +125,10 @@ def short_digest(*tables: Tensor) -> str:
     for table in tables:
         found.update(b"none" if table.is_meta else table.cpu().numpy().tobytes())
     return found.hexdigest()[:8]
+
+
+def there(context: Tensor | None) -> Tensor:
+    """The context of a network that was made for one."""
+    if context is None:
+        raise SettingsError(got="no context", need="the context that the network was made for", fix="context=c")
+    return context

@@ -182,9 +182,3 @@ def check_part(name: str, part: float) -> None:
     """
     if not isinstance(part, int | float) or isinstance(part, bool) or not 0 <= part < 1:
         raise SettingsError(got=f"{name} = {part!r}", need="a number from 0 to below 1", fix="0.0")
-
-
-def there(context: Tensor | None) -> Tensor:
-    if context is None:
-        raise SettingsError(got="no context", need="the context that the network was made for", fix="context=c")
-    return context
