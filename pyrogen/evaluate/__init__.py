@@ -2,6 +2,7 @@
 
 from pyrogen.evaluate.along import log_z_along
 from pyrogen.evaluate.csl import csl
+from pyrogen.evaluate.gap import Gap, mean_field_gap
 from pyrogen.evaluate.kernels import KernelCheck, check_kernel, exact_moments
 from pyrogen.evaluate.latent import LatentReport, SiteReport, latent_report
 from pyrogen.evaluate.log_likelihood import LogLikelihood, log_likelihood
@@ -10,6 +11,7 @@ from pyrogen.evaluate.pseudo import pseudo_log_likelihood
 
 __all__ = [
     "Bracket",
+    "Gap",
     "KernelCheck",
     "LatentReport",
     "LogLikelihood",
@@ -23,5 +25,6 @@ __all__ = [
     "log_likelihood",
     "log_z",
     "log_z_along",
+    "mean_field_gap",
     "pseudo_log_likelihood",
 ]

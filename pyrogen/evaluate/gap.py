@@ -1,0 +1,63 @@
+"""What the mean field of a deep Boltzmann machine gives away: log p(x) less its bound, in which log Z has no part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyrogen.distributions.boltzmann import can_enumerate
+from pyrogen.errors import ModelError
+from pyrogen.evaluate.partition import LISTED, log_z
+from pyrogen.evaluate.result import stderr_of
+from pyrogen.models.energy import DBM
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Nats that a bound gives away: `stderr` as of a `LogLikelihood`, over the rows; `mc_stderr` over new chains."""
+
+    rows: Tensor = field(repr=False)  # (N,)
+    mean: float
+    stderr: float
+    mc_stderr: float
+    kind: Literal["exact", "lower bound"]
+
+
+@torch.no_grad()
+def mean_field_gap(model: DBM, x: Tensor, *, seed: int = 0, **annealing: Any) -> Gap:
+    """KL(q(h | x) || p(h | x)) of rows, in nats, where q is the mean field.
+
+        gap(x) = log Z(x) - sum_i E_q[-E_i] - entropy(q),     Z(x) of the hidden layers where x is held
+
+    Z(x) is exact where one of their sides can be listed. Else it is annealed, row by row, from the mean field of the
+    row: then log Z(x), and the gap, are lower bounds in expectation. A few hundred rows are enough to see how far the
+    bound of all of them is off.
+
+    Shape: x is (N, D).
+
+    Args:
+        seed: of row n's chains it is seed + n; the global random state is left as it was.
+        annealing: settings of `log_z`: steps, schedule, chains, sweeps.
+
+    Raises:
+        ModelError: the model has no mean field.
+        SettingsError: as `log_z`; no row.
+    """
+    if not isinstance(model, DBM):
+        raise ModelError(got=type(model).__name__, need="a DBM", fix="log_likelihood(model, x), which has no such gap")
+    model.check(x)
+    x = x.to(model.mu)
+    bound, eta = -model.free_energy(x).double(), model.mean_field(x).eta
+    held = [model.clamped(row) for row in x]
+    exact = can_enumerate(held[0][0], LISTED)
+    found = [
+        log_z(rest, "exact") if exact else log_z(rest, "ais", base=base, seed=seed + n, **annealing)
+        for n, ((rest, _), base) in enumerate(zip(held, eta, strict=True))
+    ]
+    truth = torch.stack([number.double() + z.value for (_, number), z in zip(held, found, strict=True)])
+    rows = (truth - bound).cpu()
+    error = torch.tensor([z.stderr for z in found]).square().sum().sqrt() / len(rows)
+    return Gap(rows, float(rows.mean()), stderr_of(rows), float(error), "exact" if exact else "lower bound")
