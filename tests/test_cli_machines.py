@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -72,10 +74,24 @@ def test_a_kernel_that_cannot_be_is_refused_in_words(options, words, folder, tmp
     assert done.exit_code == 2 and words in done.output and not (tmp_path / "x.npz").exists()
 
 
+def test_annealing_is_repeated_with_other_steps_and_chains(folder):
+    def measured(*options):
+        done = here("evaluate", folder, "--json", *options)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    more = measured("--steps", 300, "--chains", 30)
+    below = more["log_z"]["below"]
+    assert (below["steps"], below["chains"]) == (300, 30)
+    assert more["log_z"]["width"] < measured()["log_z"]["width"]
+
+
 def test_a_model_without_a_machine_has_no_kernel(tmp_path):
     tables = {"model": {"name": "vae", "latent": 2, "hidden": [5]}, "data": TABLES["data"], "fit": {"epochs": 1}}
     run(Recipe.of(tables | {"evaluate": {"particles": 2}}, "vae"), tmp_path / "vae", quiet=True, device="cpu")
     done = here("sample", tmp_path / "vae", "--kernel", "block-gibbs")
+    assert done.exit_code == 2 and "an undirected model" in " ".join(done.output.split())
+    done = here("evaluate", tmp_path / "vae", "--steps", 5)
     assert done.exit_code == 2 and "an undirected model" in " ".join(done.output.split())
 
 

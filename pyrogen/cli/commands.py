@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import sys
-import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from pyrogen import __version__
+from pyrogen.cli.toml import assignment
 from pyrogen.errors import Interrupted, OutputError, PyrogenError, RecipeError, SettingsError
 
 app = typer.Typer(
@@ -130,7 +130,7 @@ def fit(
     """Train a model, evaluate it, and write numbers and pictures into a folder."""
     tables: dict[str, Any] = {"seed": seed, "model": {"name": model}, "data": {"name": data}}
     for text in setting or []:
-        table, key, value = _assignment(text)
+        table, key, value = assignment(text)
         tables.setdefault(table, {})[key] = value
     given = {"objective": {"name": objective, "particles": particles}}
     given["fit"] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
@@ -199,30 +199,29 @@ def evaluate(
         ),
     ] = None,
     particles: Annotated[int | None, typer.Option(min=1, help="As in the run by default.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of annealing an undirected model; as in the run by default.")
+    ] = None,
+    chains: Annotated[int | None, typer.Option(min=1, help="Of annealing; as in the run by default.")] = None,
     split: Annotated[str | None, typer.Option(help="As in the run by default.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As in the run by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
     """Measure log p(x) of a trained model on held-out rows."""
+    from pyrogen.cli.recipe import Recipe
     from pyrogen.cli.report import number
     from pyrogen.cli.result import finite
     from pyrogen.cli.run import measure
     from pyrogen.cli.saved import Saved
 
     saved = Saved.open(folder, device)
-    table = saved.recipe.evaluate
-    split = split or table.split
-    data = saved.data()
-    found = measure(
-        saved.recipe,
-        saved.model,
-        data[split],
-        data["train"],
-        method=method or table.method,
-        particles=particles or table.particles,
-        seed=saved.recipe.seed if seed is None else seed,
-    ).summary()
+    tables = saved.recipe.tables()
+    given = {"method": method, "particles": particles, "steps": steps, "chains": chains, "split": split}
+    tables["evaluate"] |= {key: value for key, value in given.items() if value is not None}
+    recipe = Recipe.of(tables | ({} if seed is None else {"seed": seed}), "the command line")
+    split, data = recipe.evaluate.split, saved.data()
+    found = measure(recipe, saved.model, data[split], data["train"]).summary()
     if as_json:
         about = {"model": saved.recipe.model, "data": saved.recipe.data, "split": split}
         print(json.dumps(finite(about | found), indent=2))
@@ -272,19 +271,6 @@ def _check_kernel(path: Path, out: Path | None, *, resume: bool, **settings: Any
     print(f"In {folder}: {', '.join(read_result(folder)['files'])}\n\n{check}")
     if not check.passed:
         raise typer.Exit(1)
-
-
-def _assignment(text: str) -> tuple[str, str, Any]:
-    """`key=value` or `table.key=value` as (table, key, value); a value that is not TOML is a word."""
-    left, equals, right = text.partition("=")
-    table, dot, key = left.strip().rpartition(".")
-    if not equals or not key:
-        raise RecipeError(got=f"--set {text}", need="KEY=VALUE", fix="--set latent=8")
-    try:
-        value = tomllib.loads(f"value = {right}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = right.strip()
-    return (table if dot else "model"), key, value
 
 
 def _check_file(path: Path, overwrite: bool) -> None:

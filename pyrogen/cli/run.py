@@ -173,7 +173,7 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
     model, result, table, seed = trained.model, outcome.result, recipe.evaluate, recipe.seed
     x = data[table.split]
     say(f"evaluating {len(x):,} rows by {table.method}")
-    number = measure(recipe, model, x, data["train"], method=table.method, particles=table.particles, seed=seed)
+    number = measure(recipe, model, x, data["train"])
     result["log_likelihood"] = number.summary()
     result["latent"] = _latent(model, x[evenly(len(x), LATENT_ROWS)], seed)
     say("drawing")
@@ -190,13 +190,14 @@ def _measure(outcome: Outcome, recipe: Recipe, data: Dataset, trained: Fit, say:
     result["not_made"] = outcome.not_made
 
 
-def measure(recipe: Recipe, model: Model, x: Tensor, train: Tensor, method: str, **settings: Any) -> LogLikelihood:
-    """log p(x) by a method of [evaluate]; annealing starts at the rates of the training rows."""
+def measure(recipe: Recipe, model: Model, x: Tensor, train: Tensor) -> LogLikelihood:
+    """log p(x) as [evaluate] says; annealing starts at the rates of the training rows."""
+    table = recipe.evaluate
+    settings: dict[str, Any] = {"particles": table.particles, "seed": recipe.seed}
     if isinstance(model, Energy | DBN):
-        table = recipe.evaluate
         given = {"steps": table.steps, "chains": table.chains, "data": train}
         settings |= {name: value for name, value in given.items() if value is not None}
-    return log_likelihood(model, x, method=None if method == "auto" else method, **settings)  # type: ignore[arg-type]
+    return log_likelihood(model, x, method=None if table.method == "auto" else table.method, **settings)  # type: ignore[arg-type]
 
 
 def _latent(model: Model, x: Tensor, seed: int) -> dict[str, Any] | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import tomllib
 from collections.abc import Mapping
 from typing import Any
+
+from pyrogen.errors import RecipeError
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -45,3 +48,16 @@ def _value(value: Any) -> str:
 def _word(word: str) -> str:
     # JSON's escapes are TOML's, but for DEL, which JSON leaves as it is
     return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def assignment(text: str) -> tuple[str, str, Any]:
+    """`key=value` or `table.key=value` as (table, key, value); a value that is not TOML is a word."""
+    left, equals, right = text.partition("=")
+    table, dot, key = left.strip().rpartition(".")
+    if not equals or not key:
+        raise RecipeError(got=f"--set {text}", need="KEY=VALUE", fix="--set latent=8")
+    try:
+        value = tomllib.loads(f"value = {right}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = right.strip()
+    return (table if dot else "model"), key, value
