@@ -7,7 +7,15 @@ import pytest
 import torch
 from pyro.nn import PyroModule
 
-from pyrogen.distributions.boltzmann import Bernoulli, Contrastive, Exact, Gaussian
+from pyrogen.distributions.boltzmann import (
+    Bernoulli,
+    Contrastive,
+    Exact,
+    FastPersistent,
+    Gaussian,
+    Persistent,
+    Tempered,
+)
 from pyrogen.errors import NonFiniteError, SettingsError, ShapeError
 from pyrogen.inference import ELBO, IWAE, MaximumLikelihood, fit
 from pyrogen.models import PPCA, RBM
@@ -81,28 +89,45 @@ def test_minibatches_see_the_weights_of_their_own_rows():
         assert model.distribution().log_prob(torch.ones(1, 4)).exp() > 0.8
 
 
-def test_moving_particles_have_the_gradient_of_repeated_rows(monkeypatch):
-    x, model = rows(), rbm(particles=Contrastive(1))
-    ways = {"weighted": (x, WEIGHTS / WEIGHTS.mean()), "repeated": (repeated(x), None)}
-    # CD's particles start at the rows as they are, so only the rows' own half is compared: it has no noise
-    found = {}
-    for way, (given, weight) in ways.items():
-        other = copy.deepcopy(model)
-        monkeypatch.setattr(other.particles, "negative", lambda machine, v, a=None: _Still(machine))
-        value = (
-            MaximumLikelihood().weighted(weight, other.model, other.guide, given)
-            if weight is not None
-            else MaximumLikelihood()(other.model, other.guide, given)
-        )
-        found[way] = torch.autograd.grad(value.loss, list(other.parameters()))
-    for one, expected in zip(found["weighted"], found["repeated"], strict=True):
-        torch.testing.assert_close(one, expected, atol=1e-6, rtol=1e-5)
+def likeliest(units, a, generator=None):
+    return (units.mean(a) > 0.4).to(a.dtype)
 
 
-class _Still:
-    def __init__(self, machine):
-        self.v = torch.eye(4)
-        self.a = machine.hidden_input(self.v)
+@pytest.mark.parametrize("visible", [Bernoulli, Gaussian], ids=["by hand", "by autograd"])
+@pytest.mark.parametrize("particles", [Contrastive(2), FastPersistent(2, 3), Persistent(2, 3), Tempered(1, 3, 2)])
+def test_particles_have_the_gradient_of_repeated_rows(visible, particles, monkeypatch):
+    # without noise, so that a row and its repetitions have the same particle
+    monkeypatch.setattr(Bernoulli, "sample", likeliest)
+    monkeypatch.setattr(Gaussian, "sample", likeliest)
+    x = rows()
+    model = RBM(visible(4), Bernoulli(3), particles=copy.deepcopy(particles), scale=2.0, centred=False)
+    other = copy.deepcopy(model)
+    for _ in range(2):  # fast weights are seen by the second step
+        torch.manual_seed(1)  # Tempered exchanges by uniforms of its own
+        one = MaximumLikelihood().weighted(WEIGHTS / WEIGHTS.mean(), model.model, model.guide, x).loss
+        torch.manual_seed(1)
+        two = MaximumLikelihood()(other.model, other.guide, repeated(x)).loss
+        names = [name for name, _ in model.named_parameters()]
+        found = torch.autograd.grad(one, list(model.parameters()))
+        expected = torch.autograd.grad(two, list(other.parameters()))
+        for name, g, h in zip(names, found, expected, strict=True):
+            torch.testing.assert_close(g, h, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    for kept, same_kept in zip(model.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(kept, same_kept, atol=1e-5, rtol=1e-4)
+
+
+def test_contrastive_divergence_of_a_pyro_model_counts_a_particle_as_its_row():
+    model = rbm(particles=Contrastive(1))
+    x, factor = rows(), torch.tensor([1.0, 0.0, 2.0, 0.0, 0.5])
+    torch.manual_seed(1)
+    (model.distribution().log_prob(x) * factor).sum().backward()
+    found = model.W.grad.clone()
+    machine = model.machine().detached()
+    torch.manual_seed(1)
+    v = model.particles.negative(machine, x).v
+    gap = model.machine().free_energy(v) - model.machine().free_energy(x)
+    expected = torch.autograd.grad((gap * factor).sum(), model.W)[0]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_resuming_with_other_weights_is_refused(tmp_path):

@@ -146,8 +146,10 @@ def _is_plain(machine: Machine, energy: Energy) -> bool:
 
 
 def _by_autograd(energy: Energy, machine: Machine, x: Tensor, weight: Tensor | None) -> Tensor:
-    free, log_z = machine.free_energy(x), energy.particles.log_z(machine, x)
-    return free.mean() + log_z if weight is None else (weight * free).mean() + weight.mean() * log_z
+    free, log_z = machine.free_energy(x), energy.particles.log_z(machine, x, _shares(weight))
+    if weight is not None:
+        free, log_z = weight * free, weight * log_z
+    return free.mean() + log_z.mean()
 
 
 def _by_hand(machine: Machine, particles: Any, x: Tensor, a: Tensor, weight: Tensor | None) -> Tensor:
@@ -156,14 +158,18 @@ def _by_hand(machine: Machine, particles: Any, x: Tensor, a: Tensor, weight: Ten
     Free energies would be twice the logarithms of all hidden units, which is a tenth of a step, and nobody reads them.
     """
     with torch.no_grad():
-        negative = particles.negative(machine, x, a)
-        if weight is None:
-            gradients = moments(machine, x, a, negative, scale=-1.0)
-        else:
-            share = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-            gradients = [weight.mean() * g for g in moments(machine, x, a, negative, share, scale=-1.0)]
+        share = _shares(weight)
+        negative = particles.negative(machine, x, a, share)
+        gradients = moments(machine, x, a, negative, share, scale=-1.0)
+        if weight is not None:
+            gradients = [weight.mean() * g for g in gradients]
         gap = negative.a.mean() - a.mean() + gradients[1].sum()
     return _Known.apply(gap, gradients, machine.W, machine.b, machine.c)  # pyright: ignore[reportReturnType]
+
+
+def _shares(weight: Tensor | None) -> Tensor | None:
+    """Weights that sum to 1."""
+    return None if weight is None else weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 class _Known(torch.autograd.Function):

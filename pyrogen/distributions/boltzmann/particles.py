@@ -28,6 +28,7 @@ class Negative(NamedTuple):
 
     v: Tensor  # (M, V)
     a: Tensor  # (M, H), the hidden input c + v W at that v
+    weight: Tensor | None = None  # (M,), summing to 1; 1 / M unless given
 
 
 class Particles(nn.Module, ABC):
@@ -37,10 +38,11 @@ class Particles(nn.Module, ABC):
         """Make the particles, if there are none yet."""
 
     @abstractmethod
-    def log_z(self, machine: Machine, v: Tensor) -> Tensor:
-        """A number, (), whose gradient estimates that of log Z; the rows v, (N, V), are where chains may start.
+    def log_z(self, machine: Machine, v: Tensor, weight: Tensor | None = None) -> Tensor:
+        """A number whose gradient estimates that of log Z; the rows v, (..., V), are where chains may start.
 
-        The number itself is not log Z, except where the docstring of a class says so.
+        The number itself is not log Z, except where the docstring of a class says so. It is (), or (...) where each row
+        has a particle of its own, which counts as often as the row does. `weight` as in `Moving.negative`.
         """
 
 
@@ -48,24 +50,25 @@ class Moving(Particles):
     """Particles that are draws: log Z's gradient is that of the mean of -F over them."""
 
     @abstractmethod
-    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None) -> Negative:
+    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None, weight: Tensor | None = None) -> Negative:
         """Move the particles and give them, without gradients.
 
         Args:
             v: the rows, (N, V).
             a: c + v W of the rows, (N, H), if it is known already.
+            weight: of each row, (N,), summing to 1; 1 / N unless given.
         """
 
-    def log_z(self, machine: Machine, v: Tensor) -> Tensor:
+    def log_z(self, machine: Machine, v: Tensor, weight: Tensor | None = None) -> Tensor:
         with torch.no_grad():
-            negative = self.negative(machine, v.detach().reshape(-1, v.shape[-1]))
+            negative = self.negative(machine, v.detach().reshape(-1, v.shape[-1]), weight=weight)
         return (-machine.free_energy(negative.v)).mean()
 
 
 class Exact(Particles):
     """No particles: log Z and its gradient from all states of the smaller layer."""
 
-    def log_z(self, machine: Machine, v: Tensor) -> Tensor:
+    def log_z(self, machine: Machine, v: Tensor, weight: Tensor | None = None) -> Tensor:
         """log Z itself.
 
         Raises:
@@ -75,17 +78,25 @@ class Exact(Particles):
 
 
 class Contrastive(Moving):
-    """CD-k: k sweeps from the rows themselves. Biased, and quiet: the particles are near the data."""
+    """CD-k: k sweeps from the rows themselves. Biased, and quiet: the particles are near the data.
+
+    Each particle has the weight of its row. If all counted alike, rows that weigh nothing would push the machine away.
+    """
 
     def __init__(self, k: int = 1) -> None:
         super().__init__()
         self.k = _count("k", k)
 
     @torch.no_grad()
-    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None) -> Negative:
+    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None, weight: Tensor | None = None) -> Negative:
         h = machine.hidden.sample(machine.hidden_input(v) if a is None else a)
         negative, _ = _sweeps(machine, h, self.k, last=False)
-        return negative
+        return negative._replace(weight=weight)
+
+    def log_z(self, machine: Machine, v: Tensor, weight: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            negative = self.negative(machine, v.detach().reshape(-1, v.shape[-1]), weight=weight)
+        return -machine.free_energy(negative.v).reshape(v.shape[:-1])
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
@@ -107,7 +118,7 @@ class Persistent(Moving):
                 self.h = machine.hidden.sample(machine.c.detach().expand(self.chains, -1)).contiguous()
 
     @torch.no_grad()
-    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None) -> Negative:
+    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None, weight: Tensor | None = None) -> Negative:
         return self._go_on(machine)
 
     def _go_on(self, machine: Machine) -> Negative:
@@ -149,12 +160,12 @@ class FastPersistent(Persistent):
             )
 
     @torch.no_grad()
-    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None) -> Negative:
+    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None, weight: Tensor | None = None) -> Negative:
         self.begin(machine)
         W, b, c = (fast for fast in (self.fast_weights, self.fast_b, self.fast_c) if fast is not None)
         moved = self._go_on(replace(machine, W=machine.W + W, b=machine.b + b, c=machine.c + c))
         negative = Negative(moved.v, machine.hidden_input(moved.v))
-        change = moments(machine, v, machine.hidden_input(v) if a is None else a, negative)
+        change = moments(machine, v, machine.hidden_input(v) if a is None else a, negative, weight)
         for fast, step in zip((W, b, c), change, strict=True):
             fast.mul_(self.decay).add_(step, alpha=self.rate)
         return negative
@@ -202,7 +213,7 @@ class Tempered(Moving):
             self.base = torch.zeros_like(machine.b.detach())
 
     @torch.no_grad()
-    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None) -> Negative:
+    def negative(self, machine: Machine, v: Tensor, a: Tensor | None = None, weight: Tensor | None = None) -> Negative:
         self.begin(machine)
         h, base = _fitting(self.h, machine), self.base
         x = v
@@ -256,11 +267,17 @@ def moments(
         weight: of each row, (N,), summing to 1; 1 / N unless given.
         scale: what all three are multiplied by.
     """
-    up, down = machine.hidden.mean(a), machine.hidden.mean(negative.a).mul_(-scale / len(negative.v))
-    up = up.mul_(scale / len(v) if weight is None else scale * weight[:, None])
-    W = torch.mm(v.T, up).addmm_(negative.v.T, down)
-    b = v.mean(0).mul_(scale) if weight is None else (scale * weight) @ v
-    return [W, b.sub_(negative.v.mean(0), alpha=scale), up.sum(0).add_(down.sum(0))]
+    up, up_v = _shares(machine, v, a, weight, scale)
+    down, down_v = _shares(machine, negative.v, negative.a, negative.weight, -scale)
+    return [torch.mm(v.T, up).addmm_(negative.v.T, down), up_v.add_(down_v), up.sum(0).add_(down.sum(0))]
+
+
+def _shares(machine: Machine, v: Tensor, a: Tensor, weight: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """What each row or particle adds to <E[h | v]>, (N, H), and what all add to <v>, (V,)."""
+    mean = machine.hidden.mean(a)
+    if weight is None:
+        return mean.mul_(scale / len(v)), v.mean(0).mul_(scale)
+    return mean.mul_(scale * weight[:, None]), (scale * weight) @ v
 
 
 def _sweeps(machine: Machine, h: Tensor, k: int, last: bool = True) -> tuple[Negative, Tensor]:

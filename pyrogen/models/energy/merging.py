@@ -18,7 +18,7 @@ class Turned(Particles):
         super().__init__()
         object.__setattr__(self, "own", particles)
 
-    def log_z(self, machine: Machine, v: Tensor) -> Tensor:
+    def log_z(self, machine: Machine, v: Tensor, weight: Tensor | None = None) -> Tensor:
         own: Particles = vars(self)["own"]
         turned = machine.turned()
         with torch.no_grad():
@@ -27,7 +27,8 @@ class Turned(Particles):
                 if isinstance(own, Contrastive)
                 else v.new_zeros(1, len(turned.b))
             )
-        return own.log_z(turned, rows)
+        log_z = own.log_z(turned, rows, weight)
+        return log_z.reshape(v.shape[:-1]) if log_z.dim() else log_z
 
 
 def merged(weights: Mapping[str, Tensor], n_layers: int) -> tuple[Tensor, Tensor, Tensor]:
