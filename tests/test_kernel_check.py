@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyrogen.distributions.boltzmann import Categorical, Gaussian, Spin
+from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Gaussian, Spin, Stack
 from pyrogen.errors import SettingsError
-from pyrogen.evaluate.kernels import check_kernel, exact_moments
+from pyrogen.evaluate.kernels import _scores, check_kernel, exact_moments
 from pyrogen.inference import BlockGibbs, ParallelTempering
 from tests.machines import joint, machine
 
@@ -50,6 +50,29 @@ class Warm(BlockGibbs):
 def test_a_kernel_that_is_ten_per_cent_too_warm_fails():
     check = check_kernel(Warm(machine(5, 3)), draws=100, chains=300, warmup_steps=40)
     assert not check.passed and "differs" in str(check)
+
+
+def test_scores_of_mixed_layers_are_those_of_each():
+    layers = [Bernoulli(2), Spin(2), Categorical(1, 3)]
+    g = torch.Generator().manual_seed(0)
+    draws = [layer.sample(torch.zeros(20, 100, layer.width), g) for layer in layers]
+    means = [torch.full((layer.width,), p) for layer, p in zip(layers, (0.5, 0.1, 0.3), strict=True)]
+    found, worth = _scores(torch.cat(draws, -1), torch.cat(means), Stack(layers))
+    each = [_scores(x, mean, layer) for x, mean, layer in zip(draws, means, layers, strict=True)]
+    assert_close(found, torch.cat([z for z, _ in each]))
+    assert_close(worth, torch.cat([n for _, n in each]))
+    # a spin of mean m has variance 1 - m^2
+    assert_close(
+        found[2:4], (draws[1].mean((0, 1)) - 0.1) / (0.99 / worth[2:4]).sqrt(), atol=1e-5, rtol=1e-5, check_dtype=False
+    )
+
+
+def test_too_few_draws_are_told(monkeypatch):
+    m = machine(3, 2)
+    m.b.fill_(-30)
+    m.c.fill_(-30)
+    with pytest.raises(SettingsError, match=r"20 draws of 10 chains.*draws=200"):
+        check_kernel(BlockGibbs(m), draws=20, chains=10)
 
 
 def test_units_that_hardly_ever_change_are_not_compared():

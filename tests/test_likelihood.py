@@ -20,9 +20,9 @@ from pyrogen.distributions.boltzmann import (
     Tempered,
     log_partition,
 )
-from pyrogen.errors import ModelError, NonFiniteError
+from pyrogen.errors import DataError, ModelError, NonFiniteError
 from pyrogen.inference import ELBO, MaximumLikelihood, fit, likelihood
-from pyrogen.models import PPCA, RBM
+from pyrogen.models import DBM, PPCA, RBM
 
 PARTICLES = {
     "cd": lambda: Contrastive(2),
@@ -72,7 +72,7 @@ def test_the_gradient_by_hand_is_that_of_autograd_and_of_svi(kind, layers):
         if way == "hand":
             loss = MaximumLikelihood()(other.model, other.guide, x).loss
         elif way == "autograd":
-            loss = other.free_energy(x).mean() + other.particles.log_z(other.machine(), x)
+            loss = other.free_energy(x).mean() + other.particles.log_z(other.machine(), x).mean()
         else:
             loss = -other.distribution().log_prob(x).mean()
         value[way] = torch.autograd.grad(loss, list(other.parameters()))
@@ -133,6 +133,22 @@ def test_an_interrupted_fit_goes_on_to_the_bit_particles_and_all(kind, tmp_path)
     assert found.history["train"] == expected.history["train"] and found.history["valid"] == expected.history["valid"]
     for (name, one), other in zip(fresh.state_dict().items(), whole.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("other", [{"centred": False}, {"updates": 3}, {"tolerance": 0.1}], ids=str)
+def test_a_run_does_not_go_on_as_another_machine(other, tmp_path):
+    def machine(**settings):
+        return DBM([Bernoulli(5), Bernoulli(3), Bernoulli(2)], **settings)
+
+    trained(machine(), rows(50), folder=tmp_path / "run")
+    with pytest.raises(DataError, match="model = "):
+        trained(machine(**other), rows(50), folder=tmp_path / "run", resume=True, epochs=2)
+
+
+def test_a_centred_run_does_not_go_on_without_offsets(tmp_path):
+    trained(RBM(Bernoulli(5), Bernoulli(3)), rows(50), folder=tmp_path / "run")
+    with pytest.raises(DataError, match="centred=True"):
+        trained(RBM(Bernoulli(5), Bernoulli(3), centred=False), rows(50), folder=tmp_path / "run", resume=True)
 
 
 def test_early_stopping_keeps_the_best_weights():

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrogen.distributions.boltzmann import Machine, log_partition
+from pyrogen.distributions.boltzmann import Machine, Units, log_partition
 from pyrogen.errors import SettingsError
 from pyrogen.inference import MCMC, Kernel
+from pyrogen.inference.kernels.clamp import check_units
 from pyrogen.ops.convergence import ess, rhat
 
 FALSE_ALARM = 1e-6
@@ -102,7 +103,8 @@ def check_kernel(
     chains all miss the same mode, unless that changes a mean.
 
     Raises:
-        SettingsError: a machine that cannot be listed, fewer than 4 draws, or other numbers out of range.
+        SettingsError: a machine that cannot be listed, fewer than 4 draws, so few that no mean says anything, or
+            other numbers out of range.
     """
     exact = exact_moments(kernel.machine)
     if draws < 4:
@@ -112,11 +114,18 @@ def check_kernel(
     mcmc.run()
     seconds = time.perf_counter() - start
     kept, energy = mcmc.get_samples(group_by_chain=True, compact=True), mcmc.stats["energy"].double()
-    scores, worth = zip(*(_scores(kept[name], getattr(exact, name)) for name in ("v", "h")), strict=True)
+    units = {"v": kernel.machine.visible, "h": kernel.machine.hidden}
+    scores, worth = zip(*(_scores(kept[name], getattr(exact, name), units[name]) for name in units), strict=True)
     n_eff = ess(energy)
     z = torch.cat([*scores, ((energy.mean() - exact.energy) / (energy.std() / n_eff.sqrt()))[None]])
     compared, total = ~z.isnan(), z.numel()
     means = int(compared.sum())
+    if not means:
+        raise SettingsError(
+            got=f"{draws} draws of {chains} chains, in which every unit is too seldom in one of its states",
+            need=f"{_RARE} effective draws in each state of some unit",
+            fix=f"draws={10 * draws}",
+        )
     return KernelCheck(
         largest_z=float(z[compared].abs().max()),
         allowed_z=NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / means),
@@ -126,7 +135,7 @@ def check_kernel(
         energy_exact=float(exact.energy),
         r_hat=float(rhat(energy)),
         n_eff=float(n_eff),
-        n_eff_of_units=float(torch.cat(worth)[compared[:-1]].min()),
+        n_eff_of_units=min(torch.cat(worth)[compared[:-1]].tolist(), default=math.nan),
         steps=draws * thinning,
         chains=chains,
         seconds=seconds,
@@ -134,11 +143,10 @@ def check_kernel(
     )
 
 
-def _scores(x: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+def _scores(x: Tensor, exact: Tensor, units: Units) -> tuple[Tensor, Tensor]:
     """z of the mean of each entry, NaN where it says nothing, and its n_eff."""
-    spin = x.dtype == torch.int8
-    p = (exact + 1) / 2 if spin else exact
-    mean = x.double().mean((0, 1))
+    spin = ~check_units(units, -torch.ones_like(exact))  # of bits and categories no entry can be -1
+    p, mean = torch.where(spin, (exact + 1) / 2, exact), x.double().mean((0, 1))
     n_eff = ess(x, rank=False)
-    z = ((mean + 1) / 2 - p if spin else mean - p) / (p * (1 - p) / n_eff).sqrt()
+    z = (torch.where(spin, (mean + 1) / 2, mean) - p) / (p * (1 - p) / n_eff).sqrt()
     return torch.where(torch.minimum(p, 1 - p) * n_eff > _RARE, z, math.nan), n_eff

@@ -116,6 +116,9 @@ class DBM(Normalized, Energy, Pair):
             b, c = b - W @ self.lam, c - self.mu @ W
         return Machine(self.even, self.odd, W, b, c)
 
+    def extra_repr(self) -> str:
+        return f"centred={self.centred}, updates={self.updates}, tolerance={self.tolerance}"
+
     @torch.no_grad()
     def mean_field(self, x: Tensor) -> Field:
         """The fixed point, from a bottom-up pass in which the input from below stands in for that from above too."""

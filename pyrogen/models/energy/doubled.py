@@ -38,6 +38,9 @@ class Doubled(RBM):
         sides = stacked([self.visible] * n), stacked([self.hidden] * m)
         return Machine(*sides, self.W.repeat(n, m), b.repeat(n), c.repeat(m))
 
+    def extra_repr(self) -> str:
+        return f"copies={self.copies}, {super().extra_repr()}"
+
     def filled(self, x: Tensor) -> Tensor:
         """The rows once for each copy."""
         return x.repeat(1, self.copies[0])

@@ -107,6 +107,9 @@ class RBM(Energy, Pair):
         b, c = (self.b - self.W @ self.lam, self.c - self.mu @ self.W) if self.centred else (self.b, self.c)
         return Machine(self.visible, self.hidden, self.W, b, c)
 
+    def extra_repr(self) -> str:
+        return f"centred={self.centred}"  # without offsets the same weights are another machine
+
     def distribution(self) -> RBMDistribution:
         """p(v)."""
         machine = self.machine()
