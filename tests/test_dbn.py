@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrogen.distributions.boltzmann import Bernoulli, Contrastive, Exact, log_partition
 from pyrogen.errors import ModelError, NotNormalizedError, SettingsError
-from pyrogen.evaluate import Bracket, log_likelihood
+from pyrogen.evaluate import Bracket, log_likelihood, log_z
 from pyrogen.inference import UpDown, fit, greedy
 from pyrogen.models import DBN, RBM
 from tests.oracles import bits
@@ -188,3 +188,15 @@ def test_wrong_requests_are_refused_in_words():
     with pytest.raises(ModelError, match="UpDown"):
         rbm = RBM(Bernoulli(3), Bernoulli(2))
         UpDown()(rbm.model, rbm.guide, bits(3).float())
+
+
+def test_annealing_of_a_network_is_repeated_by_its_seed():
+    model, x = DBN([Bernoulli(6), Bernoulli(30), Bernoulli(25)], scale=0.3), bits(6).float()
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        found.append(log_z(model, data=x, steps=20, chains=10, seed=3).value)
+        found.append(log_likelihood(model, x, particles=5, steps=20, chains=10, seed=3).mean)
+        assert torch.equal(before, torch.get_rng_state())
+    assert found[:2] == found[2:]

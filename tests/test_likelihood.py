@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from functools import partial
 
 import pyro
 import pytest
@@ -21,8 +22,9 @@ from pyrogen.distributions.boltzmann import (
     log_partition,
 )
 from pyrogen.errors import DataError, ModelError, NonFiniteError
-from pyrogen.inference import ELBO, MaximumLikelihood, fit, likelihood
-from pyrogen.models import DBM, PPCA, RBM
+from pyrogen.evaluate import log_likelihood
+from pyrogen.inference import ELBO, Conditional, MaximumLikelihood, Sparsity, UpDown, fit, likelihood
+from pyrogen.models import DBM, DBN, PPCA, RBM, ClassRBM
 
 PARTICLES = {
     "cd": lambda: Contrastive(2),
@@ -149,6 +151,52 @@ def test_a_centred_run_does_not_go_on_without_offsets(tmp_path):
     trained(RBM(Bernoulli(5), Bernoulli(3)), rows(50), folder=tmp_path / "run")
     with pytest.raises(DataError, match="centred=True"):
         trained(RBM(Bernoulli(5), Bernoulli(3), centred=False), rows(50), folder=tmp_path / "run", resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:.* was not registered in the param store")
+@pytest.mark.parametrize("frozen", ["W", "b", "c"])
+@pytest.mark.parametrize("kind", [RBM, DBM, DBN])
+def test_a_machine_that_is_frozen_in_part_is_trained(kind, frozen):
+    x, layers = rows(50), [Bernoulli(5), Bernoulli(3), Bernoulli(2)]
+    model = RBM(*layers[:2]) if kind is RBM else kind(layers)
+    name = {"W": "W.0", "b": "b.0", "c": "b.1"}[frozen] if kind is DBM else frozen if kind is RBM else f"top.{frozen}"
+    model.get_parameter(name).requires_grad_(False)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    objective = UpDown() if kind is DBN else MaximumLikelihood()
+    result = trained(model, x, epochs=4, average=0.9, validation=x[:20], objective=objective)
+    moved = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
+    assert moved == set(before) - {name}
+    if kind is not DBN:  # the number of the history is that of the averaged weights with these offsets
+        assert log_likelihood(model, x[:20], method="exact").mean == pytest.approx(
+            max(result.history["valid"]), abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", ["dbn", "classes"])
+def test_penalties_are_paid_by_every_objective(kind):
+    x = rows(40)
+    if kind == "dbn":
+        model, objective = DBN([Bernoulli(5), Bernoulli(4), Bernoulli(3)]), UpDown
+        top = model.top
+    else:
+        model, objective = ClassRBM(Bernoulli(5), 3, Bernoulli(4)), partial(Conditional, generative=0.5)
+        x, top = model.join(x, torch.arange(40) % 3), model
+    found = {}
+    for penalty in (None, Sparsity(0.9, 7.0)):
+        own = copy.deepcopy(model)  # with particles where they were
+        torch.manual_seed(1)
+        loss = objective(penalty=penalty)(own.model, own.guide, x).loss
+        of = own.top if kind == "dbn" else own
+        found[penalty] = torch.autograd.grad(loss, list(of.parameters()), allow_unused=True)
+    torch.manual_seed(1)
+    machine = top.machine()
+    v = model.recognise(x)[-1] if kind == "dbn" else x
+    cost = 7 * (machine.hidden_input(v).sigmoid().mean(0) - 0.9).square().sum()
+    expected = torch.autograd.grad(cost, list(top.parameters()), allow_unused=True)
+    for plain, penalised, cost in zip(*found.values(), expected, strict=True):
+        torch.testing.assert_close(
+            penalised - plain, torch.zeros_like(plain) if cost is None else cost, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_early_stopping_keeps_the_best_weights():

@@ -157,7 +157,7 @@ def log_z(
     if chains < 1:
         raise SettingsError(got=f"{chains} chains", need="at least one", fix="chains=100")
     generator = Generator(machine.b.device).manual_seed(seed + (method == "reverse"))
-    rows = None if data is None else rows_of(model, machine, data)
+    rows = None if data is None else rows_of(model, machine, data, seed)
     base = base_of(machine, rows, generator) if base is None else base
     ladder = ladder_of(machine, base, schedule, steps, generator)
     settings: dict[str, Any] = {"chains": chains, "steps": len(ladder) - 1, "sweeps": sweeps, "seed": seed}
@@ -210,12 +210,16 @@ def machine_of(model: Any) -> Machine:
     return found.detached()
 
 
-def rows_of(model: Any, machine: Machine, data: Tensor) -> Tensor:
-    """Rows of the machine's visible layer, which in a deep model is wider than the data."""
+def rows_of(model: Any, machine: Machine, data: Tensor, seed: int) -> Tensor:
+    """Rows of the machine's visible layer, which in a deep model is not the data's; a DBN draws them, by the seed."""
     if isinstance(model, Model):
         model.check(data)
     data = data.to(machine.b)
-    return model.filled(data) if isinstance(model, Energy | DBN) else data
+    if not isinstance(model, Energy | DBN):
+        return data
+    with torch.random.fork_rng(devices=[data.device] if data.is_cuda else []):
+        torch.manual_seed(seed)
+        return model.filled(data)
 
 
 def base_of(machine: Machine, rows: Tensor | None, generator: Generator) -> Tensor:

@@ -95,7 +95,7 @@ def _raised(
     machine = machine_of(model)
     generator = torch.Generator(machine.b.device).manual_seed(seed)
     if base is None:
-        base = base_of(machine, rows_of(model, machine, data), generator)
+        base = base_of(machine, rows_of(model, machine, data, seed), generator)
     ladder = ladder_of(machine, base, schedule, steps, generator)
     log_w = raised(machine, base, ladder, x, chains, generator, sweeps=sweeps).T.cpu()
     share = log_w.softmax(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,13 +43,13 @@ class Conditional(MaximumLikelihood):
         step: int = 0,
         nesting: int | None = None,
     ) -> Value:
-        machine, rows = _classes(model), args[0]
-        bound = _log_class(machine, rows).mean()
+        energy, rows = _classes(model), args[0]
+        bound = _log_class(energy, rows).mean()
         loss = -bound
         if self.generative:
-            both = super().__call__(model, guide, *args, step=step, nesting=nesting).loss
-            loss = loss + self.generative * both
-        return Value(loss, bound.detach())
+            both = replace(self, penalty=None)._value(energy, rows, None)
+            loss = loss + self.generative * both.loss
+        return self.penalised(Value(loss, bound.detach()), energy.machine(), rows)
 
     @torch.no_grad()
     def score(self, programs: Any, x: Tensor, seed: int) -> Tensor:

@@ -88,10 +88,13 @@ class MaximumLikelihood(Objective):
             if _is_plain(machine, energy)
             else _by_autograd(energy, machine, x, weight)
         )
-        bound = -loss.detach()
-        if self.penalty is not None:
-            loss = loss + self.penalty(machine, x, machine.hidden_input(x))
-        return Value(loss, bound)
+        return self.penalised(Value(loss, -loss.detach()), machine, x)
+
+    def penalised(self, value: Value, machine: Machine, v: Tensor) -> Value:
+        """With the cost of rows v of the machine added to the loss."""
+        if self.penalty is None:
+            return value
+        return value._replace(loss=value.loss + self.penalty(machine, v, machine.hidden_input(v)))
 
     def value(self, terms: Terms, step: int) -> Value:
         raise ModelError(got="the terms of two programs", need="an Energy model", fix="ELBO()")
@@ -127,7 +130,8 @@ class MaximumLikelihood(Objective):
         """Move the offsets of a centred model, and what is kept of its weights with them."""
         energy = _energy(training.programs.model)
         kept = [dict(zip(training.named, tensors, strict=False)) for tensors in (training.averaged, training.best)]
-        energy.recentre(*(weights for weights in kept if weights))
+        # what is frozen is the same in all of them
+        energy.recentre(*(dict(energy.named_parameters()) | weights for weights in kept if weights))
 
 
 def _energy(model: Any) -> Energy:

@@ -54,7 +54,7 @@ class UpDown(MaximumLikelihood):
         for k in range(network.levels):
             loss = loss - network.given_above(k, awake[k + 1]).log_prob(awake[k]).mean()
             loss = loss - network.given_below(k + 1, asleep[k]).log_prob(asleep[k + 1]).mean()
-        return Value(loss, -loss.detach())
+        return self.penalised(Value(loss, -loss.detach()), machine, awake[-1])
 
     @torch.no_grad()
     def score(self, programs: Any, x: Tensor, seed: int) -> Tensor:
@@ -81,7 +81,8 @@ class UpDown(MaximumLikelihood):
         network = _network(training.programs.model)
         kept = [dict(zip(training.named, tensors, strict=False)) for tensors in (training.averaged, training.best)]
         tops = [{name[4:]: w for name, w in weights.items() if name.startswith("top.")} for weights in kept]
-        network.top.recentre(*(weights for weights in tops if weights))
+        # what is frozen is the same in all of them
+        network.top.recentre(*(dict(network.top.named_parameters()) | weights for weights in tops if weights))
 
 
 def _network(model: Any) -> DBN:

@@ -197,8 +197,11 @@ class DBM(Normalized, Energy, Pair):
 
     @torch.no_grad()
     def recentre(self, *others: dict[str, Tensor]) -> None:
-        """Move the offsets of the hidden layers to their recent means; the distribution stays the same."""
-        if not self.centred:
+        """Move the offsets of the hidden layers to their recent means; the distribution stays the same.
+
+        Where a bias is frozen, all stay.
+        """
+        if not self.centred or not all(bias.requires_grad for bias in self.b):
             return
         up, down = self.s_mean - self.mu, self.h_mean - self.lam
         for weights in (dict(self.named_parameters()), *others):

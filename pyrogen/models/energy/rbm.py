@@ -157,10 +157,12 @@ class RBM(Energy, Pair):
     def recentre(self, *others: dict[str, Tensor]) -> None:
         """Move lam to the recent mean of p(h | x), and b by W times that, so that the distribution stays the same.
 
+        Where b is frozen, lam stays too.
+
         Args:
             others: weights by name, besides the model's own, that are to stay the same distributions too.
         """
-        if not self.centred:
+        if not self.centred or not self.b.requires_grad:
             return
         by = self.h_mean - self.lam
         for weights in (dict(self.named_parameters()), *others):
