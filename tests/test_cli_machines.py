@@ -12,6 +12,7 @@ from pyrogen.cli import app
 from pyrogen.cli.recipe import Recipe
 from pyrogen.cli.run import run
 from pyrogen.cli.saved import Saved
+from pyrogen.errors import SettingsError
 from pyrogen.evaluate.kernels import exact_moments
 
 TABLES = {
@@ -111,3 +112,19 @@ def test_posterior_draws_without_a_known_log_z_are_not_made_in_plain_words(tmp_p
 
 def test_scores_that_are_exact_have_a_best(folder):
     assert Saved.open(folder, "cpu").result["best_valid"] is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "evaluate", "words"),
+    [
+        ({"name": "rbm", "hidden": 64}, {"method": "exact"}, "joint states"),
+        ({"name": "rbm"}, {"method": "ais", "steps": 2}, "at least three"),
+        ({"name": "dbm"}, {"method": "raise"}, "'raise' for a DBM"),
+        ({"name": "dbn"}, {"method": "iwae", "steps": 1}, "at least three"),
+    ],
+)
+def test_what_could_not_be_measured_is_refused_before_training(model, evaluate, words, tmp_path):
+    tables = TABLES | {"model": model, "evaluate": evaluate}
+    with pytest.raises(SettingsError, match=words):
+        run(Recipe.of(tables, "r.toml"), tmp_path / "run", quiet=True, device="cpu")
+    assert not (tmp_path / "run").exists()

@@ -21,9 +21,9 @@ from pyrogen.distributions.boltzmann import (
     Tempered,
     log_partition,
 )
-from pyrogen.errors import DataError, ModelError, NonFiniteError
+from pyrogen.errors import DataError, ModelError, NonFiniteError, SettingsError
 from pyrogen.evaluate import log_likelihood
-from pyrogen.inference import ELBO, Conditional, MaximumLikelihood, Sparsity, UpDown, fit, likelihood
+from pyrogen.inference import ELBO, Conditional, MaximumLikelihood, Sparsity, UpDown, fit, greedy, likelihood
 from pyrogen.models import DBM, DBN, PPCA, RBM, ClassRBM
 
 PARTICLES = {
@@ -282,3 +282,15 @@ def test_the_offset_follows_the_hidden_means_once_an_epoch():
     left = 0.99**120
     torch.testing.assert_close(model.lam, mean + (start - mean) * left, atol=0.02, rtol=0)
     assert math.isfinite(exact(model, x))
+
+
+@pytest.mark.parametrize("settings", [{"temperatures": 0}, {"chains": 0}, {"chains": 2.5}], ids=str)
+@pytest.mark.parametrize("objective", [MaximumLikelihood, UpDown, Conditional])
+def test_annealing_of_the_history_that_could_not_be_is_refused_before_training(objective, settings):
+    with pytest.raises(SettingsError, match=next(iter(settings))):
+        objective(**settings)
+
+
+def test_greedy_training_has_no_validation_rows():
+    with pytest.raises(SettingsError, match="validation of greedy training"):
+        greedy(DBN([Bernoulli(5), Bernoulli(4), Bernoulli(3)]), rows(20), validation=rows(5))

@@ -136,6 +136,9 @@ def _named(table: str, tables: Mapping[str, Any], source: str) -> tuple[str, dic
             fix=repr(nearest(name, known)),
         )
     for key, value in rest.items():
+        if table == "model" and key in _switches(name) and value not in (0, 1):
+            here = f"{key} = {value!r} in [model] of {source}"
+            raise RecipeError(got=here, need="true or false", fix=f"{key} = true")
         for entry in value if isinstance(value, list) else [value]:
             switch = table == "data" or key in _switches(name)
             wrong = not isinstance(entry, int | float | str) or (isinstance(entry, bool) and not switch)
@@ -202,7 +205,7 @@ def _completed(recipe: Recipe, source: str) -> Any:
         found = "hold without a cosine in [fit]", 'schedule = "cosine"', "leaving out hold"
     elif evaluate.method == "exact" and not (explicit or energy):
         found = f'method = "exact" for {recipe.model}', "a model with an exact log p(x)", 'method = "auto"'
-    elif evaluate.method in ("iwae", "elbo") and not pair:
+    elif evaluate.method in ("iwae", "elbo") and not (pair and (issubclass(cls, DBM) or not energy)):
         found = f'method = "{evaluate.method}" for {recipe.model}', "a model with a guide", 'method = "auto"'
     elif evaluate.method == "csl" and not chain:
         found = f'method = "csl" for {recipe.model}', "a model that is a Markov chain", 'method = "auto"'

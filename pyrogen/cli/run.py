@@ -27,6 +27,7 @@ from pyrogen.data import Dataset
 from pyrogen.diagnostics import khat, khat_threshold, to_arviz
 from pyrogen.errors import NotNormalizedError, OutputError, PyrogenError
 from pyrogen.evaluate import Bracket, LogLikelihood, latent_report, log_likelihood
+from pyrogen.evaluate.undirected import check_undirected
 from pyrogen.inference import Fit
 from pyrogen.inference.checkpoint import save_weights, write_whole
 from pyrogen.inference.checkpoints import Checkpoints
@@ -93,6 +94,8 @@ def run(
         model = build_model(recipe, data.width, data.shape, data.support, source)
         splits = [name for name in ("train", "valid", recipe.evaluate.split) if name in data.splits]
         check_data(model, data, splits)
+        if isinstance(model, Energy | DBN):
+            check_undirected(model, recipe.evaluate.method, recipe.evaluate.steps)
         model.prepare(data["train"])
         rows = f"{len(data['train']):,} rows of {data.name}"
         with ExitStack() as stack:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrogen.distributions.boltzmann import can_enumerate, raised
+from pyrogen.distributions.boltzmann import can_enumerate, log_partition, raised, three_piece
+from pyrogen.errors import SettingsError
 from pyrogen.evaluate.partition import (
     LISTED,
     Bracket,
@@ -25,6 +26,7 @@ from pyrogen.evaluate.partition import (
 )
 from pyrogen.evaluate.result import LogLikelihood, Undirected, stderr_of
 from pyrogen.models.contracts import Energy
+from pyrogen.models.energy import DBM
 
 
 def usual_method(model: Any) -> Undirected:
@@ -37,6 +39,7 @@ def undirected_log_likelihood(
     model: Any, x: Tensor, method: Undirected, seed: int, chunk: int, annealing: Mapping[str, Any]
 ) -> LogLikelihood:
     """See `log_likelihood`; annealing are the settings of `log_z`."""
+    check_undirected(model, method)
     x = x.to(machine_of(model).b)
     settings = {"data": x, "seed": seed, **annealing}
     if method == "raise":
@@ -62,6 +65,26 @@ def undirected_log_likelihood(
         seed=seed,
         log_z=found,
     )
+
+
+def check_undirected(model: Any, method: str, steps: int | None = None) -> None:
+    """Refuse, before a long training too, a method that a machine of this size or kind has not.
+
+    Args:
+        steps: of the usual ladder.
+
+    Raises:
+        SettingsError: the sum over all states of machines that are too large, RAISE of a deep machine, whose rows are
+            a part of its visible side only, or too few steps.
+    """
+    if method == "exact" and not can_enumerate(machine_of(model)):
+        log_partition(machine_of(model))  # refuses in words
+    if method == "raise" and isinstance(model, DBM):
+        raise SettingsError(
+            got="method 'raise' for a DBM", need="a machine of the rows and one hidden layer", fix="method='bracket'"
+        )
+    if steps is not None:
+        three_piece(steps)
 
 
 def ends_of(found: LogZ | Bracket) -> tuple[float, float, int]:

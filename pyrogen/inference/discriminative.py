@@ -30,6 +30,7 @@ class Conditional(MaximumLikelihood):
     generative: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.generative >= 0:
             raise SettingsError(
                 got=f"generative = {self.generative}", need="a weight, 0 or more", fix="generative=0.01"

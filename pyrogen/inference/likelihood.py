@@ -19,7 +19,7 @@ from pyrogen.distributions.boltzmann import (
     log_partition,
     moments,
 )
-from pyrogen.errors import ModelError
+from pyrogen.errors import ModelError, SettingsError
 from pyrogen.inference.objectives import Objective, Value
 from pyrogen.inference.terms import Terms
 from pyrogen.models.contracts import Energy
@@ -58,6 +58,12 @@ class MaximumLikelihood(Objective):
     particles: int = 1
     runs_programs = False
     unlowered = "particles move in Python, outside the graph"
+
+    def __post_init__(self) -> None:
+        for name in ("temperatures", "chains"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SettingsError(got=f"{name} = {value!r}", need="a whole number, at least 1", fix=f"{name}=100")
 
     def __call__(
         self,

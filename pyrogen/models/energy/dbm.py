@@ -63,6 +63,7 @@ class DBM(Normalized, Energy, Pair):
     """
 
     recipe = "dbm"
+    switches = ("centred",)
     fit_defaults: ClassVar[dict[str, Any]] = RBM.fit_defaults
     free_energy_is_bound = True
     mu: Tensor
@@ -253,7 +254,7 @@ class DBM(Normalized, Energy, Pair):
             "hidden_units": "bernoulli",
             "k": 5,
             "chains": 100,
-            "centred": 1,
+            "centred": True,
             "scale": 0.01,
             "sweeps": 1000,
             "updates": 50,

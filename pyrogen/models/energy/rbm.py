@@ -65,6 +65,7 @@ class RBM(Energy, Pair):
     """
 
     recipe = "rbm"
+    switches = ("centred",)
     fit_defaults: ClassVar[dict[str, Any]] = {
         "epochs": 300,
         "learning_rate": 0.01,
@@ -197,7 +198,7 @@ class RBM(Energy, Pair):
             "chains": 500,
             "rungs": 10,
             "fast_rate": 0.01,
-            "centred": 1,
+            "centred": True,
             "scale": 0.01,
             "sweeps": 1000,
         }
