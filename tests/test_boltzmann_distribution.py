@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -19,7 +21,8 @@ from pyrogen.distributions.boltzmann import (
     exact_draws,
     log_partition,
 )
-from pyrogen.errors import ModelError, NotNormalizedError, SettingsError, ShapeError
+from pyrogen.errors import ModelError, NonFiniteError, NotNormalizedError, SettingsError, ShapeError
+from pyrogen.models import DBM, DBN, RBM
 from tests.boltzmann import COUNTABLE, LAYERS, PAIRS, log_joint, machine, points
 from tests.oracles import bits
 from tests.statistics import assert_mean
@@ -223,3 +226,20 @@ def test_exact_draws_and_draws_of_the_distribution_are_the_same_numbers():
     drawn = RBMDistribution.of(model).sample((9,))
     torch.manual_seed(3)
     assert torch.equal(drawn, exact_draws(model, 9))
+
+
+@pytest.mark.parametrize("make", [RBM, DBM, DBN])
+@pytest.mark.parametrize("size", [3, 30])
+def test_weights_that_are_no_numbers_draw_nothing(make, size):
+    layers = [Bernoulli(size), Bernoulli(size), Bernoulli(2 * size)]
+    model = RBM(*layers[:2]) if make is RBM else make(layers)
+    for parameter in model.parameters():
+        kept = parameter.detach().clone()
+        parameter.data[0] = math.nan
+        with pyro.validation_enabled(False), pytest.raises(NonFiniteError):
+            model.sample(2)
+        parameter.data.copy_(kept)
+    with pytest.raises(NonFiniteError):
+        RBMDistribution(torch.full((3, 2), math.nan), torch.zeros(3), torch.zeros(2), validate_args=False).sample()
+    with pytest.raises(SettingsError, match="0 rows"):
+        model.sample(0)

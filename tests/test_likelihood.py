@@ -294,3 +294,8 @@ def test_annealing_of_the_history_that_could_not_be_is_refused_before_training(o
 def test_greedy_training_has_no_validation_rows():
     with pytest.raises(SettingsError, match="validation of greedy training"):
         greedy(DBN([Bernoulli(5), Bernoulli(4), Bernoulli(3)]), rows(20), validation=rows(5))
+
+
+def test_machines_are_not_trained_in_reduced_precision():
+    with pytest.raises(SettingsError, match="reduced precision"):
+        trained(rbm(), rows(20), precision="bfloat16")

@@ -85,6 +85,12 @@ class MaximumLikelihood(Objective):
         return self._value(_energy(model), args[0], weight)
 
     def _value(self, energy: Energy, x: Tensor, weight: Tensor | None) -> Value:
+        if torch.is_autocast_enabled(x.device.type):
+            raise SettingsError(
+                got="reduced precision for a machine",
+                need="float32, in which its energies are",
+                fix="precision='float32'",
+            )
         machine, x = energy.machine(), energy.filled(x)
         with torch.no_grad():
             a = machine.hidden_input(x)

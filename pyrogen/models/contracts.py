@@ -21,7 +21,7 @@ from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
 from pyrogen.distributions.boltzmann import Machine, Particles
-from pyrogen.errors import DtypeError, SettingsError
+from pyrogen.errors import DtypeError, NonFiniteError, SettingsError
 from pyrogen.ops.checks import check_rows
 
 _serial = itertools.count(1)
@@ -140,7 +140,17 @@ class Pair(Trainable, ABC):
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
-        """n rows from the model's p(x), (n, D)."""
+        """n rows from the model's p(x), (n, D).
+
+        Raises:
+            SettingsError: no row.
+            NonFiniteError: weights are NaN or infinite, of which bits could be drawn without a word.
+        """
+        if n < 1:
+            raise SettingsError(got=f"{n} rows", need="at least one", fix="model.sample(64)")
+        bad = [name for name, parameter in self.named_parameters() if not parameter.isfinite().all()]
+        if bad:
+            raise NonFiniteError(got=f"{bad[0]} with NaN or infinite entries", need="weights", fix="a checkpoint")
         device = next(self.parameters()).device
         blank = torch.zeros(n, self.width, device=device)
         return pyro.poutine.block(pyro.poutine.uncondition(self.model))(blank)

@@ -149,6 +149,12 @@ class RBMDistribution(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008
+        """Exact where a layer can be listed, else after `sweeps` sweeps of Gibbs sampling.
+
+        Raises:
+            NonFiniteError: weights are NaN or infinite, of which bits could be drawn without a word.
+        """
+        self.machine.check()
         shape = self._extended_shape(sample_shape)
         n = shape[:-1].numel()
         if can_enumerate(self.machine, LISTED):

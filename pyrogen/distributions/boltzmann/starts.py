@@ -21,7 +21,9 @@ def exact_draws(
 
     Raises:
         SettingsError: both layers have more states than `most`.
+        NonFiniteError: weights are NaN or infinite.
     """
+    machine.check()
     if not can_enumerate(machine, most):
         log_partition(machine, most=most)  # refuses in words
     left = machine.visible.count <= machine.hidden.count
@@ -97,7 +99,9 @@ def long_draws(machine: Machine, rows: Tensor, n: int, sweeps: int, generator: G
 
     Raises:
         SettingsError: no sweep.
+        NonFiniteError: weights are NaN or infinite.
     """
+    machine.check()
     if sweeps < 1:
         raise SettingsError(got=f"{sweeps} sweeps", need="at least one", fix="sweeps=1000")
     order = torch.randperm(len(rows), device=rows.device, generator=generator)
