@@ -14,7 +14,6 @@ from torch import Tensor
 from pyrogen.distributions.boltzmann import Machine, Units, log_partition
 from pyrogen.errors import SettingsError
 from pyrogen.inference import MCMC, Kernel
-from pyrogen.inference.kernels.clamp import check_units
 from pyrogen.ops.convergence import ess, rhat
 
 FALSE_ALARM = 1e-6
@@ -145,7 +144,7 @@ def check_kernel(
 
 def _scores(x: Tensor, exact: Tensor, units: Units) -> tuple[Tensor, Tensor]:
     """z of the mean of each entry, NaN where it says nothing, and its n_eff."""
-    spin = ~check_units(units, -torch.ones_like(exact))  # of bits and categories no entry can be -1
+    spin = ~units.wrong(-torch.ones_like(exact))  # of bits and categories no entry can be -1
     p, mean = torch.where(spin, (exact + 1) / 2, exact), x.double().mean((0, 1))
     n_eff = ess(x, rank=False)
     z = (torch.where(spin, (mean + 1) / 2, mean) - p) / (p * (1 - p) / n_eff).sqrt()

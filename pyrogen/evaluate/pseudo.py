@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Machine, Spin
+from pyrogen.distributions.boltzmann import Bernoulli, Categorical, Machine, Spin, check_values
 from pyrogen.errors import SettingsError, ShapeError
 from pyrogen.evaluate.partition import machine_of
 
@@ -33,6 +33,7 @@ def pseudo_log_likelihood(
     Raises:
         SettingsError: other visible units.
         ShapeError: rows of another width.
+        SupportError: rows that the units cannot be.
     """
     machine = machine_of(model)
     units = machine.visible
@@ -42,6 +43,7 @@ def pseudo_log_likelihood(
         )
     if x.dim() != 2 or x.shape[1] != units.width:
         raise ShapeError(got=f"x of shape {tuple(x.shape)}", need=f"(N, {units.width})", fix="x.flatten(1)")
+    check_values(units, x)
     x = x.to(machine.b)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     if one:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrogen.distributions.boltzmann import can_enumerate, log_partition, raised, three_piece
+from pyrogen.distributions.boltzmann import Machine, can_enumerate, check_values, log_partition, raised, three_piece
 from pyrogen.errors import SettingsError
 from pyrogen.evaluate.partition import (
     LISTED,
@@ -40,6 +40,8 @@ def undirected_log_likelihood(
 ) -> LogLikelihood:
     """See `log_likelihood`; annealing are the settings of `log_z`."""
     check_undirected(model, method)
+    if isinstance(model, Machine):
+        check_values(model.visible, x)
     x = x.to(machine_of(model).b)
     settings = {"data": x, "seed": seed, **annealing}
     if method == "raise":

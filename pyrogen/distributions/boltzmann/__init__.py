@@ -28,7 +28,7 @@ from pyrogen.distributions.boltzmann.sequential import adaptive, sequential
 from pyrogen.distributions.boltzmann.stack import Stack, stacked
 from pyrogen.distributions.boltzmann.starts import exact_draws, long_draws, tempered_draws
 from pyrogen.distributions.boltzmann.trajectory import annealed_along, annealed_back_along
-from pyrogen.distributions.boltzmann.units import Units
+from pyrogen.distributions.boltzmann.units import Units, check_values
 
 __all__ = [
     "Bernoulli",
@@ -57,6 +57,7 @@ __all__ = [
     "base_log_z",
     "can_enumerate",
     "check_ladder",
+    "check_values",
     "exact_draws",
     "linear",
     "log_partition",

@@ -23,6 +23,7 @@ from pyrogen.distributions.boltzmann.bits import Bernoulli
 from pyrogen.distributions.boltzmann.coins import coins
 from pyrogen.distributions.boltzmann.machine import Machine
 from pyrogen.distributions.boltzmann.schedules import check_ladder
+from pyrogen.distributions.boltzmann.units import check_values
 from pyrogen.errors import DeviceError, NonFiniteError, SettingsError, ShapeError
 
 _SMALL = 4.0
@@ -180,6 +181,7 @@ class Path:
                 need="one device",
                 fix=f"v.to({str(self.a.device)!r})",
             )
+        check_values(self.machine.visible, v, "v")
         return v.to(self.a.dtype)
 
     def start(self, chains: int, generator: Generator | None) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,9 @@ class Bernoulli(Units):
     def constraint(self) -> constraints.Constraint:
         return constraints.boolean
 
+    def wrong(self, x: Tensor) -> Tensor:
+        return (x != 0) & (x != 1)
+
     def cumulant(self, a: Tensor) -> Tensor:
         # torch's threshold of 20 is off by 2e-9 there, which float64 sees
         return softplus(a, threshold=40).sum(-1)
@@ -58,6 +61,9 @@ class Spin(Units):
     @property
     def constraint(self) -> constraints.Constraint:
         return _Spins()
+
+    def wrong(self, x: Tensor) -> Tensor:
+        return (x != -1) & (x != 1)
 
     @property
     def count(self) -> float:

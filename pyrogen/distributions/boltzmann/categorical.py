@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from torch.distributions import constraints
 from torch.nn.functional import one_hot
 
-from pyrogen.distributions.boltzmann.units import Units, digits_of, power_of
+from pyrogen.distributions.boltzmann.units import Possible, Units, digits_of, power_of
 from pyrogen.errors import DtypeError, SettingsError, ShapeError, SupportError
 
 
@@ -33,7 +33,12 @@ class Categorical(Units):
 
     @property
     def constraint(self) -> constraints.Constraint:
-        return constraints.boolean
+        return Possible(self)
+
+    def wrong(self, x: Tensor) -> Tensor:
+        each = self._apart(x)
+        bad = ((each != 0) & (each != 1)).any(-1) | (each.sum(-1) != 1)
+        return bad.unsqueeze(-1).expand(each.shape).flatten(-2)
 
     def cumulant(self, a: Tensor) -> Tensor:
         return self._apart(a).logsumexp(-1).sum(-1)

@@ -60,6 +60,9 @@ class ReLU(Units):
     def constraint(self) -> constraints.Constraint:
         return constraints.nonnegative
 
+    def wrong(self, x: Tensor) -> Tensor:
+        return super().wrong(x) | (x < 0)
+
     def base(self, x: Tensor) -> Tensor:
         return -0.5 * x.square().sum(-1)
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributions import constraints
 
 from pyrogen.distributions.boltzmann.bits import Bernoulli
-from pyrogen.distributions.boltzmann.units import Units
+from pyrogen.distributions.boltzmann.continuous import Gaussian
+from pyrogen.distributions.boltzmann.units import Possible, Units
 
 
 class Stack(Units):
@@ -29,6 +31,16 @@ class Stack(Units):
     @property
     def count(self) -> float:
         return math.prod(layer.count for layer in self._each)
+
+    @property
+    def constraint(self) -> constraints.Constraint:
+        return constraints.real if all(isinstance(layer, Gaussian) for layer in self._each) else Possible(self)
+
+    def wrong(self, x: Tensor) -> Tensor:
+        return torch.cat([layer.wrong(part) for layer, part in self._split(x)], -1)
+
+    def parts(self, x: Tensor) -> list[tuple[Units, Tensor]]:
+        return [found for layer, part in self._split(x) for found in layer.parts(part)]
 
     def base(self, x: Tensor) -> Tensor:
         return _total([layer.base(part) for layer, part in self._split(x)])

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import constraints
 
-from pyrogen.errors import SettingsError
+from pyrogen.errors import SettingsError, ShapeError, SupportError
 
 
 class Units(nn.Module, ABC):
@@ -56,6 +56,14 @@ class Units(nn.Module, ABC):
         """Of one entry, as torch says it."""
         return constraints.real
 
+    def wrong(self, x: Tensor) -> Tensor:
+        """Where x, (..., width), is not what these units can be, bool (..., width)."""
+        return ~x.isfinite()
+
+    def parts(self, x: Tensor) -> list[tuple[Units, Tensor]]:
+        """The layers that this one is made of, each with its entries of x."""
+        return [(self, x)]
+
     def base(self, x: Tensor) -> Tensor:
         """log of the base measure, (...); 0 for units that take each of their states alike."""
         return x.new_zeros(x.shape[:-1])
@@ -92,6 +100,37 @@ class Units(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return str(self.n)
+
+
+class Possible(constraints.Constraint):
+    """Of rows whose entries are not all of one kind, or not free of each other: what the units can be."""
+
+    def __init__(self, units: Units) -> None:
+        super().__init__()
+        self.units, self.is_discrete = units, math.isfinite(units.count) or units.bounded
+
+    def check(self, value: Tensor) -> Tensor:
+        return ~self.units.wrong(value)
+
+
+def check_values(units: Units, x: Tensor, name: str = "x", *, at_once: int = 10_000) -> None:
+    """Refuse rows, (N, width), that the units cannot be; `at_once` of them are looked at, without a copy of all.
+
+    Raises:
+        ShapeError: not rows, or entries of another number.
+        SupportError: a value that no unit there can have.
+    """
+    if x.dim() != 2 or x.shape[1] != units.width:
+        raise ShapeError(got=f"{name} of shape {tuple(x.shape)}", need=f"(N, {units.width})", fix="x.flatten(1)")
+    for rows in x.split(at_once):
+        for layer, part in units.parts(rows):
+            bad = layer.wrong(part)
+            if bad.any():
+                raise SupportError(
+                    got=f"{part[bad][0].item():.6g} in {name} ({int(bad.sum())} such entries), which {layer} cannot be",
+                    need=f"{layer.support} values",
+                    fix="rows of the data that the machine is a model of",
+                )
 
 
 def digits_of(numbers: Tensor, n: int, radix: int) -> Tensor:

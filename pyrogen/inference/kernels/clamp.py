@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrogen.distributions.boltzmann import Machine, Stack, Units
+from pyrogen.distributions.boltzmann import Machine, Units
 from pyrogen.errors import DeviceError, DtypeError, SettingsError, ShapeError, SupportError
 
 
@@ -81,22 +81,6 @@ def read_clamp(machine: Machine, clamp: Mapping[str, tuple[Tensor, Tensor]] | No
     return Clamp(found.get("v"), found.get("h"))
 
 
-def check_units(units: Units, x: Tensor) -> Tensor:
-    """Where x, (..., width), is not what these units can be, bool (..., width)."""
-    if isinstance(units, Stack):
-        return torch.cat([check_units(layer, part) for layer, part in _parts(units, x)], -1)
-    if units.support == "binary":
-        return (x != 0) & (x != 1)
-    if units.support == "spin":
-        return (x != -1) & (x != 1)
-    if units.support.startswith("one-hot"):
-        each = x.unflatten(-1, (units.n, -1))
-        wrong = ((each != 0) & (each != 1)).any(-1) | (each.sum(-1) != 1)
-        return wrong.unsqueeze(-1).expand(each.shape).flatten(-2)
-    bad = ~x.isfinite()
-    return bad | (x < 0) if units.support == "nonnegative" else bad
-
-
 def _held(machine: Machine, units: Units, site: str, mask: Tensor, value: Tensor) -> Held:
     if mask.dtype != torch.bool:
         raise DtypeError(got=f"a mask of {mask.dtype} for site {site!r}", need="torch.bool", fix="mask.bool()")
@@ -120,7 +104,7 @@ def _held(machine: Machine, units: Units, site: str, mask: Tensor, value: Tensor
         )
     mask, value = torch.broadcast_tensors(mask, value.detach().to(machine.W.dtype))
     _check_whole(units, site, mask)
-    bad = check_units(units, value) & mask
+    bad = units.wrong(value) & mask
     if bad.any():
         raise SupportError(
             got=f"{value[bad][0].item():.6g} in the clamp of {site!r} ({int(bad.sum())} such held entries)",
@@ -133,23 +117,17 @@ def _held(machine: Machine, units: Units, site: str, mask: Tensor, value: Tensor
 
 def _check_whole(units: Units, site: str, mask: Tensor) -> None:
     """A category is held as a whole, or not at all."""
-    if isinstance(units, Stack):
-        for layer, part in _parts(units, mask):
-            _check_whole(layer, site, part)
-    elif units.support.startswith("one-hot"):
-        each = mask.unflatten(-1, (units.n, -1))
+    for layer, part in units.parts(mask):
+        if not layer.support.startswith("one-hot"):
+            continue
+        each = part.unflatten(-1, (layer.n, -1))
         partly = each.any(-1) & ~each.all(-1)
         if partly.any():
             raise SettingsError(
                 got=f"a clamp of {site!r} that holds {int(partly.sum())} categories in part",
                 need="all entries of a one-hot unit, or none",
-                fix=f"mask.unflatten(-1, ({units.n}, {each.shape[-1]})).any(-1, keepdim=True), expanded",
+                fix=f"mask.unflatten(-1, ({layer.n}, {each.shape[-1]})).any(-1, keepdim=True), expanded",
             )
-
-
-def _parts(units: Stack, x: Tensor) -> list[tuple[Units, Tensor]]:
-    layers: list[Units] = list(units.layers)  # pyright: ignore[reportAssignmentType]
-    return list(zip(layers, x.split([layer.width for layer in layers], -1), strict=True))
 
 
 def _between(held: Tensor, x: Tensor) -> Tensor:

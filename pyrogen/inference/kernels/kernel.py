@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from pyrogen.distributions.boltzmann import Machine, Stack, Units
-from pyrogen.errors import ModelError, SettingsError, ShapeError, SupportError
-from pyrogen.inference.kernels.clamp import Clamp, check_units, read_clamp
+from pyrogen.distributions.boltzmann import Machine, Stack, Units, check_values
+from pyrogen.errors import ModelError, SettingsError, ShapeError
+from pyrogen.inference.kernels.clamp import Clamp, read_clamp
 from pyrogen.inference.kernels.under_pyro import UnderPyro
 
 
@@ -164,13 +164,7 @@ def _checked(machine: Machine, name: str, x: Tensor, chains: int) -> Tensor:
             got=f"{name} of shape {tuple(x.shape)}", need=f"({chains}, {units.width}), chains first", fix="one row each"
         )
     x = x.detach().to(machine.W)
-    bad = check_units(units, x)
-    if bad.any():
-        raise SupportError(
-            got=f"{int(bad.sum())} entries of {name} that {units} cannot be, such as {x[bad][0].item():.6g}",
-            need=f"{units.support} values",
-            fix="rows of the data that the machine is a model of",
-        )
+    check_values(units, x, name)
     return x
 
 

@@ -11,7 +11,6 @@ from torch.nn.functional import one_hot
 from pyrogen.distributions.boltzmann import Categorical, Stack, Units
 from pyrogen.errors import DtypeError, ShapeError, SupportError
 from pyrogen.models.energy.rbm import RBM
-from pyrogen.ops.checks import check_rows
 
 
 class ClassRBM(RBM):
@@ -63,12 +62,6 @@ class ClassRBM(RBM):
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the model as x, (N, D), and classes y, (N,)."""
         return rows[..., : self.n_features], rows[..., self.n_features :].argmax(-1)
-
-    def check(self, x: Tensor) -> None:
-        super().check(x)
-        check_rows(x[:, : self.n_features].contiguous(), width=self.n_features, support=self.features.support)
-        classes = x[:, self.n_features :].contiguous()
-        check_rows(classes, width=self.classes, support=f"one-hot-{self.classes}", name="classes")
 
     def log_class(self, x: Tensor) -> Tensor:
         """log p(y | x) of all classes, (N, D) to (N, K), in nats; log Z cancels."""

@@ -16,7 +16,9 @@ from pyrogen.distributions.boltzmann import (
     Particles,
     Persistent,
     RBMDistribution,
+    Stack,
     Units,
+    check_values,
     stacked,
 )
 from pyrogen.errors import ModelError, SettingsError
@@ -161,6 +163,11 @@ class DBM(Normalized, Energy, Pair):
         with self.rows(x, size):
             return pyro.sample("h", self.encode(x))
 
+    def check(self, x: Tensor) -> None:
+        super().check(x)
+        if isinstance(self._visible, Stack):  # whose kinds no word for a support says
+            check_values(self._visible, x)
+
     def distribution(self) -> RBMDistribution:
         """p(h) of the odd layers."""
         machine = self.machine()
@@ -184,6 +191,7 @@ class DBM(Normalized, Energy, Pair):
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:
         """Start from independent visible units with the means of the training rows, and centre on these means."""
+        check_values(self._visible, train, "train")
         mean = train.to(self.mu).mean(0)
         self.b[0].copy_(self._visible.bias_of(mean, len(train)))
         if self.centred:

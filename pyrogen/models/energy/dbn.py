@@ -16,7 +16,9 @@ from pyrogen.distributions.boltzmann import (
     Particles,
     Persistent,
     RBMDistribution,
+    Stack,
     Units,
+    check_values,
 )
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Pair, refuse_unknown
@@ -78,6 +80,11 @@ class DBN(Normalized, Pair):
         """The RBM on top: the only part with a log Z."""
         return self.top.machine()
 
+    def check(self, x: Tensor) -> None:
+        super().check(x)
+        if isinstance(self._layer(0), Stack):  # whose kinds no word for a support says
+            check_values(self._layer(0), x)
+
     def distribution(self) -> RBMDistribution:
         """p(l_L-1)."""
         machine = self.machine()
@@ -130,6 +137,7 @@ class DBN(Normalized, Pair):
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:
         """Start from independent visible units with the means of the training rows."""
+        check_values(self._layer(0), train, "train")
         self.g[0].copy_(self._layer(0).bias_of(train.to(self.g[0]).mean(0), len(train)))
 
     @property

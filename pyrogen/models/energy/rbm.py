@@ -23,9 +23,11 @@ from pyrogen.distributions.boltzmann import (
     RBMDistribution,
     ReLU,
     Spin,
+    Stack,
     Tempered,
     Units,
     can_enumerate,
+    check_values,
 )
 from pyrogen.errors import ModelError, SettingsError
 from pyrogen.models.contracts import Energy, Pair, refuse_unknown
@@ -111,6 +113,11 @@ class RBM(Energy, Pair):
     def extra_repr(self) -> str:
         return f"centred={self.centred}"  # without offsets the same weights are another machine
 
+    def check(self, x: Tensor) -> None:
+        super().check(x)
+        if isinstance(self.visible, Stack):  # whose kinds no word for a support says
+            check_values(self.visible, x)
+
     def distribution(self) -> RBMDistribution:
         """p(v)."""
         machine = self.machine()
@@ -147,6 +154,7 @@ class RBM(Energy, Pair):
     @torch.no_grad()
     def prepare(self, train: Tensor) -> None:
         """Start from independent units with the means of the training rows, and centre on these means."""
+        check_values(self.visible, train, "train")
         mean = train.to(self.mu).mean(0)
         self.b.copy_(self.visible.bias_of(mean, len(train)))
         if self.centred:
