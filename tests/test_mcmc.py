@@ -259,6 +259,17 @@ START = {"v": torch.ones(4, 4)}
         (lambda: run(BlockGibbs(M), chains=3, initial_params=START), ShapeError, r"\(3, 4\)"),
         (lambda: run(BlockGibbs(M), chains=3, state=BlockGibbs(M).init(2)), SettingsError, "a state of 2 chains"),
         (
+            lambda: run(BlockGibbs(M), state=ParallelTempering(M).init(4)),
+            SettingsError,
+            "tempering.State as the state of",
+        ),
+        (
+            lambda: run(ParallelTempering(M), state=BlockGibbs(M).init(4)),
+            SettingsError,
+            "block_gibbs.State as the state",
+        ),
+        (lambda: run(BlockGibbs(M), state=BlockGibbs(machine(2, 2)).init(4)), ShapeError, "as the machine"),
+        (
             lambda: run(BlockGibbs(M), state=BlockGibbs(M).init(4), initial_params=START),
             SettingsError,
             "one of the two",

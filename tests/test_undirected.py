@@ -11,6 +11,7 @@ from pyrogen.cli.report import number
 from pyrogen.distributions.boltzmann import Bernoulli
 from pyrogen.errors import SettingsError
 from pyrogen.evaluate import Bracket, log_likelihood
+from pyrogen.models import RBM
 from tests.oracles import bits
 from tests.test_annealing import kernel, linear, log_z, tiny
 from tests.test_partition import trap
@@ -91,3 +92,12 @@ def test_wrong_requests_are_refused_in_words():
         log_likelihood(torch.nn.Linear(5, 1), X, method="ais")
     with pytest.raises(SettingsError, match="settings of annealing"):
         log_likelihood(torch.nn.Linear(5, 1), X, method="iwae", steps=3)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"), [("exact", "stepz"), ("bracket", "stepz"), ("raise", "starts"), ("raise", "start_sweeps")]
+)
+def test_settings_that_a_method_has_not_are_refused(method, setting):
+    model = RBM(Bernoulli(5), Bernoulli(3))
+    with pytest.raises(SettingsError, match=f"'{setting}' for method '{method}'"):
+        log_likelihood(model, torch.zeros(4, 5), method=method, **{setting: 3})

@@ -28,6 +28,8 @@ from pyrogen.evaluate.result import LogLikelihood, Undirected, stderr_of
 from pyrogen.models.contracts import Energy
 from pyrogen.models.energy import DBM
 
+_ANNEALING = ("data", "base", "steps", "schedule", "chains", "sweeps", "starts", "start_sweeps")
+
 
 def usual_method(model: Any) -> Undirected:
     """exact where a layer can be listed in seconds, else the bracket."""
@@ -40,6 +42,10 @@ def undirected_log_likelihood(
 ) -> LogLikelihood:
     """See `log_likelihood`; annealing are the settings of `log_z`."""
     check_undirected(model, method)
+    # `starts` is where the reverse begins, which RAISE begins at the rows
+    known = [name for name in _ANNEALING if method != "raise" or not name.startswith("start")]
+    if unknown := [name for name in annealing if name not in known]:
+        raise SettingsError(got=f"{unknown[0]!r} for method {method!r}", need=f"one of {known}", fix="steps=14_500")
     if isinstance(model, Machine):
         check_values(model.visible, x)
     x = x.to(machine_of(model).b)

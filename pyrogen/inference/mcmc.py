@@ -12,7 +12,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.infer.mcmc.util import select_samples
 from torch import Generator, Tensor
 
-from pyrogen.errors import DeviceError, NonFiniteError, SettingsError
+from pyrogen.errors import DeviceError, NonFiniteError, SettingsError, ShapeError
 from pyrogen.inference.kernels.kernel import Kernel, whole
 from pyrogen.inference.progress import Sampling
 from pyrogen.inference.store import Store
@@ -141,10 +141,8 @@ class MCMC(pyro.infer.MCMC):
         state = self._state
         if state is None:
             state = kernel.init(self.num_chains, values=self._initial, generator=generator)
-        elif len(kernel.values(state)["v"]) != self.num_chains:
-            raise SettingsError(
-                got=f"a state of {len(kernel.values(state)['v'])} chains", need=f"{self.num_chains}", fix="num_chains"
-            )
+        else:
+            self._check_state(kernel, state)
         for i in range(self.warmup_steps):
             state, info = kernel.step(state, generator=generator)
             state = kernel.adapted(state, info, i, self.warmup_steps)
@@ -166,6 +164,30 @@ class MCMC(pyro.infer.MCMC):
             progress.step(info.energy)
         self._samples, self.stats, self.last_state = draws.buffers, stats.buffers, state
         self._dtype = kernel.machine.W.dtype
+
+    def _check_state(self, kernel: Kernel, state: Any) -> None:
+        """Refuse the state of another kernel, machine or number of chains."""
+        like = kernel.init(1, generator=Generator(kernel.machine.W.device))
+        if type(state) is not type(like):
+            raise SettingsError(
+                got=f"{type(state).__module__}.{type(state).__name__} as the state of {type(kernel).__name__}",
+                need="a state of this kernel",
+                fix="state=earlier.last_state",
+            )
+        for site, one in kernel.values(like).items():
+            given = kernel.values(state)[site]
+            if given.shape[1:] != one.shape[1:]:
+                raise ShapeError(
+                    got=f"a state with {site} of shape {tuple(given.shape)}",
+                    need=f"{one.shape[1]} entries, as the machine",
+                    fix="a state of this machine",
+                )
+            if len(given) != self.num_chains:
+                raise SettingsError(
+                    got=f"a state of {len(given)} chains",
+                    need=f"{self.num_chains}",
+                    fix=f"num_chains={len(given)}",
+                )
 
     def get_samples(
         self, num_samples: int | None = None, group_by_chain: bool = False, *, compact: bool = False
