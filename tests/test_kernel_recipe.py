@@ -36,6 +36,9 @@ def test_a_recipe_and_its_tables_are_the_same():
         ({"machine": {"hidden": 3.5}}, "hidden = 3.5"),
         ({"chains": {"draws": 0}}, "draws = 0"),
         ({"seed": -1}, "seed = -1"),
+        ({"kernel": 3}, r"kernel = 3 .*\[kernel\]"),
+        ({"kernel": {"name": ["a"]}}, "kernel \\['a'\\]"),
+        ({"machine": {"learning_rate": float("nan")}}, "learning_rate = nan"),
     ],
 )
 def test_what_no_recipe_can_have_is_said_in_words(tables, words):
@@ -44,7 +47,10 @@ def test_what_no_recipe_can_have_is_said_in_words(tables, words):
     assert "my.toml" in str(told.value)
 
 
-@pytest.mark.parametrize(("settings", "words"), [({"sweeps": 0}, "sweeps=0"), ({"rungs": 3}, "rungs")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"sweeps": 0}, "sweeps=0"), ({"rungs": 3}, "rungs"), ({"clamp": "a"}, "clamp"), ({"base": [0.0]}, "base")],
+)
 def test_settings_that_a_kernel_does_not_have_are_refused_before_any_work(settings, words, tmp_path):
     recipe = KernelRecipe.of(SMALL | {"kernel": {"name": "block-gibbs"} | settings}, "here")
     with pytest.raises(RecipeError, match=words):

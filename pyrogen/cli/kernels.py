@@ -14,6 +14,7 @@ chains = 1000
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -87,10 +88,13 @@ class KernelRecipe:
         """The recipe in nested tables; `source` is where they are from, for messages."""
         try:
             refuse_unknown("a check", tables, {"seed": 0, "data": 0, "machine": 0, "kernel": 0, "chains": 0})
+            for name, table in tables.items():
+                if name != "seed" and not isinstance(table, Mapping):
+                    raise SettingsError(got=f"{name} = {table!r}", need=f"a table [{name}]", fix=f"a line [{name}]")
             kernel, data = dict(tables["kernel"]), dict(tables.get("data", {}))
             machine, chains = (_table(c, tables, n) for c, n in ((MachineTable, "machine"), (ChainsTable, "chains")))
             name = kernel.pop("name", None)
-            if name not in KERNELS:
+            if not isinstance(name, str) or name not in KERNELS:
                 raise SettingsError(
                     got=f"kernel {name!r}", need=f"one of {sorted(KERNELS)}", fix='name = "block-gibbs"'
                 )
@@ -169,7 +173,7 @@ def _table(cls: type, tables: Mapping[str, Any], name: str) -> Any:
     refuse_unknown(f"[{name}]", given, known)
     for key, value in given.items():
         whole = isinstance(known[key], int)
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 < value < math.inf:
             need = "a whole number, at least 1" if whole else "a number above 0"
             raise SettingsError(got=f"{key} = {value!r} in [{name}]", need=need, fix=f"{key} = {known[key]}")
     return cls(**given)
@@ -187,6 +191,8 @@ def _started(recipe: KernelRecipe, train: Tensor) -> Machine:
 def _kernel(recipe: KernelRecipe, machine: Machine, train: Tensor) -> Kernel:
     """With the data's rates as the base of tempering."""
     settings = dict(recipe.settings)
+    for name in {"base", "clamp"} & set(settings):
+        raise RecipeError(got=f"{name} in [kernel]", need="the data's base, and no clamp", fix="the kernel in Python")
     if recipe.kernel == "parallel-tempering":
         settings["base"] = machine.visible.bias_of(train.mean(0), len(train))
     try:
