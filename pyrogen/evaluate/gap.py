@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,13 +52,15 @@ def mean_field_gap(model: DBM, x: Tensor, *, seed: int = 0, **annealing: Any) ->
     model.check(x)
     x = x.to(model.mu)
     bound, eta = -model.free_energy(x).double(), model.mean_field(x).eta
-    held = [model.clamped(row) for row in x]
-    exact = can_enumerate(held[0][0], LISTED)
-    found = [
-        log_z(rest, "exact") if exact else log_z(rest, "ais", base=base, seed=seed + n, **annealing)
-        for n, ((rest, _), base) in enumerate(zip(held, eta, strict=True))
-    ]
-    truth = torch.stack([number.double() + z.value for (_, number), z in zip(held, found, strict=True)])
-    rows = (truth - bound).cpu()
-    error = torch.tensor([z.stderr for z in found]).square().sum().sqrt() / len(rows)
-    return Gap(rows, float(rows.mean()), stderr_of(rows), float(error), "exact" if exact else "lower bound")
+    truth, errors, exact = [], [], True
+    for n, row in enumerate(x):
+        held, rest = model.clamped(row)
+        if exact := can_enumerate(held, LISTED):
+            found = log_z(held, "exact")
+        else:
+            found = log_z(held, "ais", base=eta[n], seed=seed + n, **annealing)
+        truth.append(rest.double() + found.value)
+        errors.append(found.stderr)
+    rows = (torch.stack(truth) - bound).cpu()
+    error = math.hypot(*errors) / len(rows)
+    return Gap(rows, float(rows.mean()), stderr_of(rows), error, "exact" if exact else "lower bound")
