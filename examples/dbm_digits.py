@@ -34,7 +34,7 @@ def main(epochs: int, out: Path) -> None:
     with torch.no_grad():
         rows = -dbm.free_energy(test).mean()  # of the mean-field posterior, without log Z
     # log Z from below makes the likelihood too high, from above too low: both are told
-    low, high = float(rows) - found.above.value, float(rows) - found.below.value
+    low, high = sorted(float(rows) - end.value for end in (found.above, found.below))
     print(f"log p(x) >= {low:.2f} to {high:.2f} nats per test row, mean-field bound")
     gap = mean_field_gap(dbm, test[:100])
     print(f"the mean field gives away {gap.mean:.3f} +- {gap.stderr:.3f} nats of that ({gap.kind}, 100 rows)")

@@ -128,3 +128,30 @@ def test_what_could_not_be_measured_is_refused_before_training(model, evaluate, 
     with pytest.raises(SettingsError, match=words):
         run(Recipe.of(tables, "r.toml"), tmp_path / "run", quiet=True, device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_a_run_that_is_killed_while_drawing_goes_on(flag, tmp_path, monkeypatch, folder):
+    (tmp_path / "r.toml").write_text((folder / "recipe.toml").read_text())
+    args = ("run", tmp_path / "r.toml", "--out", tmp_path / "out", "--device", "cpu", "-q")
+
+    def killed(*args):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyrogen.cli.run._posterior", killed)  # when the pictures are there
+        assert here(*args).exception.args == ("killed",)
+    assert (tmp_path / "out" / "chains.png").is_file() and here("check", tmp_path / "out").exit_code == 0
+    assert here(*args, flag).exit_code == 0
+    found = Saved.open(tmp_path / "out", "cpu").result
+    assert (
+        found["files"] == Saved.open(folder, "cpu").result["files"] and here("check", tmp_path / "out").exit_code == 0
+    )
+
+
+def test_settings_of_annealing_are_refused_where_log_z_is_summed(tmp_path):
+    run(Recipe.of(TABLES | {"evaluate": {"method": "exact"}}, "r"), tmp_path / "run", quiet=True, device="cpu")
+    for option in ("--steps", "--chains"):
+        done = here("evaluate", tmp_path / "run", option, 9)
+        assert done.exit_code == 2 and "--method bracket" in " ".join(done.output.split())
+    assert here("evaluate", tmp_path / "run", "--method", "bracket", "--steps", 9).exit_code == 0

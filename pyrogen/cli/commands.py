@@ -222,6 +222,12 @@ def evaluate(
     recipe = Recipe.of(tables | ({} if seed is None else {"seed": seed}), "the command line")
     split, data = recipe.evaluate.split, saved.data()
     found = measure(recipe, saved.model, data[split], data["train"]).summary()
+    if (steps or chains) and found.get("log_z", {}).get("kind") == "exact":
+        raise SettingsError(
+            got="--steps or --chains where log Z is summed",
+            need="annealing",
+            fix="--method bracket, of an rbm or a dbm",
+        )
     if as_json:
         about = {"model": saved.recipe.model, "data": saved.recipe.data, "split": split}
         print(json.dumps(finite(about | found), indent=2))

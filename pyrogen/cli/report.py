@@ -59,8 +59,8 @@ def _other(found: dict[str, Any]) -> str:
     """Options that measure it again in another way."""
     if "bracket" in found:
         return f"--steps {10 * found['log_z']['below']['steps']}"
-    if "log_z" in found:
-        return f"--method {'ais' if found['method'] == 'exact' else 'reverse'}"
+    if "log_z" in found and found["method"] in ("exact", "ais", "reverse"):
+        return "--method bracket"
     return f"--particles {10 * max(100, found['particles'])}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pyrogen import __version__
-from pyrogen.cli.folder import FILES
+from pyrogen.cli.folder import ALL
 from pyrogen.cli.recipe import Recipe
 from pyrogen.data import Dataset
 from pyrogen.inference import Fit
@@ -47,7 +47,7 @@ def first_result(recipe: Recipe, data: Dataset, trained: Fit) -> dict[str, Any]:
         "data_shape": list(data.shape),
         "data_support": data.support,
         "weights_sha256": None,
-        "files": list(FILES),
+        "files": list(ALL),  # until it is known which are made
     }
 
 
