@@ -34,7 +34,7 @@ def main(epochs: int, out: Path) -> None:
     observed = observed.flatten()
     for name, model in models.items():
         given = model.sample_given(test[:10], observed, 8)
-        found = f"8 draws worth {given.ess.median():.1f} independent ones, median over rows"
+        found = f"effective sample size {given.ess.median():.1f}, median over rows"
         print(f"{name}, {given.method}: {found}; log p(known) {given.log_evidence.mean():.2f} nats a row")
         holes = torch.where(observed, test[:10], 0.5)
         shown = torch.cat([torch.stack([test[:10], holes]), given.draws]).transpose(0, 1).flatten(0, 1)
