@@ -289,3 +289,12 @@ def test_a_clamp_for_as_many_chains_as_the_run_has():
     held = torch.tensor([True, False, True, True])
     v = run(BlockGibbs(M, clamp={"v": (held, value)})).get_samples(group_by_chain=True)["v"]
     assert torch.equal(v[..., held], value[:, None, held].expand(4, 10, 3).double())
+
+
+def test_chains_that_are_held_each_at_its_own_values_go_on():
+    clamp = {"v": (torch.ones(4, 4, dtype=torch.bool).tril(), torch.eye(4, dtype=torch.float64))}
+    whole = run(BlockGibbs(M, clamp=clamp), 6, 0, seed=torch.Generator().manual_seed(1))
+    g = torch.Generator().manual_seed(1)
+    half = run(BlockGibbs(M, clamp=clamp), 3, 0, seed=g)
+    rest = run(BlockGibbs(M, clamp=clamp), 3, 0, seed=g, state=half.last_state)
+    assert torch.equal(whole.get_samples(True)["v"][:, 3:], rest.get_samples(True)["v"])

@@ -167,7 +167,7 @@ class MCMC(pyro.infer.MCMC):
 
     def _check_state(self, kernel: Kernel, state: Any) -> None:
         """Refuse the state of another kernel, machine or number of chains."""
-        like = kernel.init(1, generator=Generator(kernel.machine.W.device))
+        like = kernel.init(self.num_chains, generator=Generator(kernel.machine.W.device))
         if type(state) is not type(like):
             raise SettingsError(
                 got=f"{type(state).__module__}.{type(state).__name__} as the state of {type(kernel).__name__}",
