@@ -292,7 +292,7 @@ def test_annealing_of_the_history_that_could_not_be_is_refused_before_training(o
 
 
 def test_greedy_training_has_no_validation_rows():
-    with pytest.raises(SettingsError, match="validation of greedy training"):
+    with pytest.raises(SettingsError, match="validation rows of greedy training"):
         greedy(DBN([Bernoulli(5), Bernoulli(4), Bernoulli(3)]), rows(20), validation=rows(5))
 
 

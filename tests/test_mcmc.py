@@ -297,4 +297,4 @@ def test_chains_that_are_held_each_at_its_own_values_go_on():
     g = torch.Generator().manual_seed(1)
     half = run(BlockGibbs(M, clamp=clamp), 3, 0, seed=g)
     rest = run(BlockGibbs(M, clamp=clamp), 3, 0, seed=g, state=half.last_state)
-    assert torch.equal(whole.get_samples(True)["v"][:, 3:], rest.get_samples(True)["v"])
+    assert torch.equal(whole.get_samples(group_by_chain=True)["v"][:, 3:], rest.get_samples(group_by_chain=True)["v"])

@@ -41,7 +41,7 @@ def greedy(
         seed: of the parts' first weights, of the draws, and of all that `fit` draws.
         folder: where to keep the runs, one in `part-0`, one in `part-1` and so on.
         resume: go on with them.
-        settings: of `fit`, the same for every part; no rows or weights of rows beside `data`.
+        settings: of `fit`, the same for every part; no validation rows.
 
     Returns:
         What `fit` returns, part by part.
@@ -49,13 +49,12 @@ def greedy(
     Raises:
         SettingsError, OutputError, Interrupted: as `fit`.
     """
-    for name in ("validation", "weights"):
-        if settings.get(name) is not None:
-            raise SettingsError(
-                got=f"{name} of greedy training",
-                need="none: each part has other rows",
-                fix=f"fit(model, data, {name}=...) afterwards",
-            )
+    if settings.get("validation") is not None:
+        raise SettingsError(
+            got="validation rows of greedy training",
+            need="none: each part has other rows",
+            fix="fit(model, data, validation=...) afterwards",
+        )
     fits: list[Fit] = []
     parts: list[Any] = []
     rows = data
