@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Gap:
 
 
 @torch.no_grad()
-def mean_field_gap(model: DBM, x: Tensor, *, seed: int = 0, **annealing: Any) -> Gap:
+def mean_field_gap(model: DBM, x: Tensor, *, steps: int = 1_000, chains: int = 100, seed: int = 0) -> Gap:
     """KL(q(h | x) || p(h | x)) of rows, in nats, where q is the mean field.
 
         gap(x) = log Z(x) - sum_i E_q[-E_i] - entropy(q),     Z(x) of the hidden layers where x is held
@@ -40,12 +40,13 @@ def mean_field_gap(model: DBM, x: Tensor, *, seed: int = 0, **annealing: Any) ->
     Shape: x is (N, D).
 
     Args:
+        steps, chains: of the annealing of a row.
         seed: of row n's chains it is seed + n; the global random state is left as it was.
-        annealing: settings of `log_z`: steps, schedule, chains, sweeps.
 
     Raises:
         ModelError: the model has no mean field.
-        SettingsError: as `log_z`; no row.
+        SettingsError: as `log_z`.
+        ShapeError, SupportError: no rows, or rows that the model is not of.
     """
     if not isinstance(model, DBM):
         raise ModelError(got=type(model).__name__, need="a DBM", fix="log_likelihood(model, x), which has no such gap")
@@ -58,7 +59,7 @@ def mean_field_gap(model: DBM, x: Tensor, *, seed: int = 0, **annealing: Any) ->
         if exact := can_enumerate(held, LISTED):
             found = log_z(held, "exact")
         else:
-            found = log_z(held, "ais", base=eta[n], seed=seed + n, **annealing)
+            found = log_z(held, "ais", base=eta[n], steps=steps, chains=chains, seed=seed + n)
         truth.append(rest.double() + found.value)
         errors.append(found.stderr)
     rows = (torch.stack(truth) - bound).cpu()

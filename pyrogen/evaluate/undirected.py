@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from pyrogen.evaluate.result import LogLikelihood, Undirected, stderr_of
 from pyrogen.models.contracts import Energy
 from pyrogen.models.energy import DBM
 
-_ANNEALING = ("data", "base", "steps", "schedule", "chains", "sweeps", "starts", "start_sweeps")
+_ANNEALING = [name for name in signature(log_z).parameters if name not in ("model", "method", "seed")]
 
 
 def usual_method(model: Any) -> Undirected:
